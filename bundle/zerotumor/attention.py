@@ -1,0 +1,51 @@
+"""The decoder layer of query-based segmentation: masked cross-attention, self-attention, feed-forward, each post-normed.
+
+The order is that of Mask2Former (cross before self), which the methods built on tokens or queries share.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class MaskedDecoderLayer(nn.Module):
+    """One layer over N queries of width C and a memory of S voxels.
+
+    Args:
+        dim: C, the width of queries and memory.
+        heads: attention heads; must divide `dim`.
+        expansion: width of the feed-forward layer in units of `dim`.
+    """
+
+    def __init__(self, dim: int, heads: int = 4, expansion: int = 4) -> None:
+        super().__init__()
+        self.heads = heads
+        self.cross = nn.MultiheadAttention(dim, heads, batch_first=True)
+        self.self_ = nn.MultiheadAttention(dim, heads, batch_first=True)
+        self.feed_forward = nn.Sequential(nn.Linear(dim, expansion * dim), nn.ReLU(), nn.Linear(expansion * dim, dim))
+        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3))
+
+    def forward(self, queries: Tensor, memory: Tensor, blocked: Tensor | None = None) -> Tensor:
+        """Update queries (B, N, C) from memory (B, S, C).
+
+        `blocked` (B, N, S) is True where a query must not look. A query with everything blocked looks everywhere:
+        softmax over nothing would be NaN.
+        """
+        mask = None
+        if blocked is not None:
+            blocked = blocked & ~blocked.all(-1, keepdim=True)
+            mask = blocked.repeat_interleave(self.heads, dim=0)
+        queries = self.norms[0](queries + self.cross(queries, memory, memory, attn_mask=mask, need_weights=False)[0])
+        queries = self.norms[1](queries + self.self_(queries, queries, queries, need_weights=False)[0])
+        return self.norms[2](queries + self.feed_forward(queries))
+
+
+def flatten(volume: Tensor) -> Tensor:
+    """(B, C, X, Y, Z) -> (B, X*Y*Z, C), the layout of attention."""
+    return volume.flatten(2).transpose(1, 2)
+
+
+def masks_of(queries: Tensor, features: Tensor) -> Tensor:
+    """Dot product of queries (B, N, C) with features (B, C, X, Y, Z) -> mask logits (B, N, X, Y, Z)."""
+    return torch.einsum("bnc,bcxyz->bnxyz", queries, features)

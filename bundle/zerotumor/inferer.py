@@ -1,0 +1,206 @@
+"""Prompted sliding-window inference of whole scans.
+
+Image features are computed once a window, whatever the number of prompts, and may be kept for the next prompt. Tokens
+of neighbouring windows have nothing to do with one another, so windows are blended on the maps of each prompt
+(Malenia 3.7, item 5), with the Gaussian weights of MONAI's sliding-window inference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import psutil
+import torch
+import torch.nn.functional as F
+from monai.data.utils import compute_importance_map, dense_patch_slices
+from monai.inferers import Inferer
+from monai.utils import BlendMode
+from torch import Tensor
+
+from .prompts import Prompt, parse
+from .segmenter import Segmenter
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass
+class Window:
+    """Features of one window and where it lies in the padded scan."""
+
+    slices: tuple[slice, slice, slice]
+    features: dict[str, Tensor]
+
+
+@dataclass
+class VolumeFeatures:
+    """All that is kept of a scan between prompts."""
+
+    windows: list[Window]
+    shape: tuple[int, int, int]  # of the scan, before padding
+    padded: tuple[int, int, int]
+
+
+@dataclass
+class VolumeResult:
+    """Answer for P prompts on the prepared grid (X, Y, Z)."""
+
+    probabilities: Tensor  # (P, X, Y, Z); zero everywhere for a prompt that found nothing
+    scores: list[float]
+    found: list[bool]
+    attributes: list[dict]
+    extras: dict[str, object] = field(default_factory=dict)  # "ungated" (P, X, Y, Z): for ranking, never zeroed
+
+
+class MemoryPlan:
+    """Whether the features of all windows fit in the memory that is free now.
+
+    Args:
+        share: part of the free memory that features may take.
+    """
+
+    def __init__(self, share: float = 0.25) -> None:
+        self.share = share
+
+    def keeps(self, windows: int, per_window_bytes: int) -> bool:
+        """True when all windows' features can be held at once."""
+        return windows * per_window_bytes <= self.share * psutil.virtual_memory().available
+
+
+def window_slices(shape: Sequence[int], patch: int, overlap: float) -> list[tuple[slice, slice, slice]]:
+    """Windows that cover a volume of at least `patch` voxels an edge."""
+    step = max(1, int(patch * (1 - overlap)))
+    return dense_patch_slices(shape, (patch,) * 3, (step,) * 3)
+
+
+def pad(image: Tensor, patch: int) -> Tensor:
+    """Pad (C, X, Y, Z) at the far ends to at least one window an edge; what is added is air."""
+    missing = [max(0, patch - n) for n in image.shape[1:]]
+    return F.pad(image, (0, missing[2], 0, missing[1], 0, missing[0]))
+
+
+def windows_of(
+    model: Segmenter, image: Tensor, overlap: float, progress: Progress | None = None
+) -> Iterator[Window]:
+    """Encode an image (C, X, Y, Z), padded already, window by window.
+
+    Windows that hold nothing but air are skipped: there is no lesion outside the body.
+    """
+    device = next(model.parameters()).device
+    slices = window_slices(image.shape[1:], model.patch, overlap)
+    for k, part in enumerate(slices):
+        window = image[(slice(None), *part)]
+        if window.amax() - window.amin() > 1e-3:
+            features = model.encode_image(window[None].to(device))
+            yield Window(part, model.compact(features))
+        if progress is not None:
+            progress(k + 1, len(slices))
+
+
+@torch.inference_mode()
+def encode_volume(
+    model: Segmenter,
+    image: Tensor,
+    *,
+    overlap: float = 0.5,
+    progress: Progress | None = None,
+    plan: MemoryPlan | None = None,
+) -> VolumeFeatures | None:
+    """Features of a prepared scan (C, X, Y, Z), or None when they would not fit in memory."""
+    padded = pad(torch.as_tensor(image), model.patch)
+    count = len(window_slices(padded.shape[1:], model.patch, overlap))
+    plan, windows = plan or MemoryPlan(), []
+    for window in windows_of(model, padded, overlap, progress):
+        windows.append(window)
+        size = sum(f.numel() * f.element_size() for f in window.features.values())
+        if len(windows) == 1 and not plan.keeps(count, size):
+            return None
+    return VolumeFeatures(windows, tuple(image.shape[1:]), tuple(padded.shape[1:]))
+
+
+class _Canvas:
+    """Gaussian-weighted mean over windows of the maps of P prompts."""
+
+    def __init__(self, prompts: int, shape: Sequence[int], patch: int) -> None:
+        self.maps = {name: torch.zeros(prompts, *shape) for name in ("gated", "ungated")}
+        self.weight = torch.zeros(shape)
+        self.importance = compute_importance_map((patch,) * 3, mode=BlendMode.GAUSSIAN, sigma_scale=0.25)
+
+    def add(self, part: tuple[slice, ...], gated: Tensor, ungated: Tensor) -> None:
+        for name, values in (("gated", gated), ("ungated", ungated)):
+            self.maps[name][(slice(None), *part)] += values.float().cpu() * self.importance
+        self.weight[part] += self.importance
+
+    def mean(self, name: str) -> Tensor:
+        return self.maps[name] / self.weight.clamp_min(1e-6)
+
+
+@torch.inference_mode()
+def segment_volume(
+    model: Segmenter,
+    prepared: Tensor,
+    prompts: Sequence[Prompt],
+    *,
+    overlap: float = 0.5,
+    minimum_ml: float = 0.1,
+    features: VolumeFeatures | None = None,
+    progress: Progress | None = None,
+) -> VolumeResult:
+    """Segment a prepared scan (C, X, Y, Z) for P prompts at once.
+
+    Args:
+        features: of `encode_volume`, to answer without looking at the image again.
+        minimum_ml: a prompt whose whole mask is smaller has found nothing.
+
+    Raises:
+        ValueError: no prompt was given.
+    """
+    if not prompts:
+        raise ValueError('no prompt was given: write what to look for, such as "liver tumor"')
+    image = pad(torch.as_tensor(prepared), model.patch)
+    canvas = _Canvas(len(prompts), image.shape[1:], model.patch)
+    scores = torch.zeros(len(prompts))
+    attributes: list[dict] = [{} for _ in prompts]
+    windows = features.windows if features is not None else windows_of(model, image, overlap, progress)
+    for window in windows:
+        answer = model.segment(window.features, prompts)
+        gated = answer.logits[0].sigmoid()
+        canvas.add(window.slices, gated, answer.extras.get("ungated", answer.logits.sigmoid()[None])[0])
+        for p, score in enumerate(answer.scores[0].tolist()):
+            if score > scores[p]:
+                scores[p] = score
+                attributes[p] = answer.attributes[p] if answer.attributes else {}
+    crop = tuple(slice(0, n) for n in prepared.shape[1:])
+    probabilities = canvas.mean("gated")[(slice(None), *crop)]
+    voxel_ml = model.spacing**3 / 1000
+    found = [float((p >= 0.5).sum()) * voxel_ml >= minimum_ml for p in probabilities]
+    for p, present in enumerate(found):
+        if not present:
+            probabilities[p] = 0
+    return VolumeResult(
+        probabilities, scores.tolist(), found, attributes, {"ungated": canvas.mean("ungated")[(slice(None), *crop)]}
+    )
+
+
+class PromptedSlidingWindowInferer(Inferer):
+    """`segment_volume` as a MONAI inferer, for bundles: everything but the image comes from the config.
+
+    Args:
+        prompt: what to look for, several separated by ';'. overlap: of neighbouring windows.
+    """
+
+    def __init__(self, prompt: str = "tumor", overlap: float = 0.5, minimum_ml: float = 0.1) -> None:
+        super().__init__()
+        # An untouched drop-down of a viewer sends the list of all its choices; the first is the default.
+        self.prompt = prompt[0] if isinstance(prompt, list | tuple) else prompt
+        self.overlap, self.minimum_ml = overlap, minimum_ml
+
+    def __call__(self, inputs: Tensor, network: Segmenter, *args, **kwargs) -> Tensor:
+        """(B, 2, X, Y, Z) -> label map (B, 1, X, Y, Z): p + 1 where prompt p is present and most probable, else 0."""
+        prompts = parse(self.prompt, encoder=network.encoder)
+        labels = []
+        for image in inputs:
+            result = segment_volume(network, image, prompts, overlap=self.overlap, minimum_ml=self.minimum_ml)
+            best, which = result.probabilities.max(0, keepdim=True)
+            labels.append(torch.where(best >= 0.5, which + 1, 0))
+        return torch.stack(labels).to(inputs.device, torch.float32)

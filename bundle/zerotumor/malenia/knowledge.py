@@ -1,0 +1,133 @@
+"""Words against tokens: how well a token fits a prompt, and what a token is called (Malenia 3.7, steps II and IV).
+
+The clinical knowledge table is `vocabulary.LESIONS`: for every disease, how often each attribute value occurs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..prompts import Prompt
+from ..vocabulary import ATTRIBUTES, LESIONS, ORGANS
+from .attributes import NAMES, OFFSETS, SLICES
+
+if TYPE_CHECKING:
+    from .model import Malenia
+
+STATED, TYPICAL = 0.5, 0.15
+"""Exponents of an attribute's match: one that the user wrote, and one that is merely usual for the named lesion."""
+PLACE = 0.5
+"""Exponent of the location's match."""
+UNKNOWN_TEXT = 0.05
+"""Temperature that turns cosine similarities of unknown text to attribute texts into a distribution."""
+
+Distribution = Mapping[str, Mapping[str, float]]
+
+
+def as_tensor(distribution: Distribution) -> Tensor:
+    """attribute -> value -> probability, as a row over the bank (V,); an attribute that is missing is all zero."""
+    row = torch.zeros(SLICES[NAMES[-1]].stop)
+    for name, values in distribution.items():
+        for value, probability in values.items():
+            row[OFFSETS[name] + ATTRIBUTES[name].index(value)] = probability
+    return row
+
+
+def wanted(prompt: Prompt, model: Malenia) -> tuple[Tensor, dict[str, float]]:
+    """What a prompt asks for: a row over the bank (V,), each attribute scaled to a maximum of 1, and its exponents."""
+    exponents = {}
+    row = as_tensor({k: v for k, v in prompt.attributes.items() if k != "location"})
+    usual = LESIONS[prompt.lesion].attributes if prompt.lesion else {}
+    for name in prompt.attributes:
+        exponents[name] = TYPICAL if dict(usual.get(name, {})) == dict(prompt.attributes[name]) else STATED
+    if prompt.organs:
+        row[SLICES["location"]] = as_tensor({"location": dict.fromkeys(prompt.organs, 1.0)})[SLICES["location"]]
+        exponents["location"] = PLACE
+    if prompt.nearest is not None and prompt.lesion is None and not prompt.organs and model.encoder is not None:
+        # Unknown words: the frozen text space says which attribute values they resemble, places included.
+        similarity = model.encoder.encode([prompt.text])[0] @ model.bank.texts.cpu().T
+        for name in NAMES:
+            if name not in exponents:
+                row[SLICES[name]] = (similarity[SLICES[name]] / UNKNOWN_TEXT).softmax(0)
+                exponents[name] = TYPICAL
+    for name in exponents:
+        row[SLICES[name]] = row[SLICES[name]] / row[SLICES[name]].amax().clamp_min(1e-6)
+    return row, exponents
+
+
+def prompt_scores(model: Malenia, features: Mapping[str, Tensor], prompts: Sequence[Prompt]) -> Tensor:
+    """Score of every token for every prompt, (B, N, P) in 0..1.
+
+    Objectness times, for each attribute the prompt speaks of, the probability that the token has one of the wanted
+    values, to the power of how much the user meant it. A prompt that says nothing ("tumor") is objectness alone.
+    """
+    values, objectness = features["values"], features["objectness"]
+    scores = []
+    for prompt in prompts:
+        row, exponents = wanted(prompt, model)
+        row = row.to(values)
+        score = objectness
+        for name, exponent in exponents.items():
+            part = SLICES[name]
+            if name == "location":
+                match = place_match(features, row[part])
+            else:
+                match = (values[..., part] * row[part]).sum(-1)
+            score = score * match.clamp(1e-4, 1) ** exponent
+        scores.append(score)
+    return torch.stack(scores, -1)
+
+
+def place_match(features: Mapping[str, Tensor], organs: Tensor) -> Tensor:
+    """Probability that a token lies in, or borders on, one of the wanted organs (L,) -> (B, N).
+
+    The imaginary organ of training is left out and the rest renormalised: nothing in a patient lies there.
+    """
+    keep = torch.ones_like(organs)
+    keep[list(ORGANS).index("abstract")] = 0
+    best = None
+    for region in (features["inside"], features["around"]):
+        known = region[..., 1:] * keep
+        share = (known * organs).sum(-1) / (known.sum(-1) + region[..., 0]).clamp_min(1e-6)
+        best = share if best is None else torch.maximum(best, share)
+    return best
+
+
+def diagnose(values: Tensor, top: int = 3) -> list[tuple[str, float]]:
+    """Names of the lesion whose attribute probabilities are `values` (V,): the table's most likely, with shares.
+
+    The likelihood of a disease is the product over attributes of sum_v p(v | disease) p(v | token).
+    """
+    names = [n for n in LESIONS if n != "abstract lesion"]
+    table = torch.stack([as_tensor({**LESIONS[n].attributes, "location": _places(n)}) for n in names])
+    log_likelihood = sum(((table * values.cpu())[:, SLICES[n]].sum(1) + 1e-3).log() for n in NAMES)
+    share, order = log_likelihood.softmax(0).sort(descending=True)
+    return [(names[i], float(p)) for i, p in zip(order[:top].tolist(), share[:top], strict=True)]
+
+
+def _places(name: str) -> dict[str, float]:
+    hosts = LESIONS[name].hosts
+    return dict.fromkeys(hosts, 1.0 / len(hosts))
+
+
+def describe(values: Tensor, scores: Tensor) -> list[dict]:
+    """For each prompt, the attributes and likely names of its best token over the batch.
+
+    Args:
+        values: (B, N, V) retrieved attribute probabilities. scores: (B, N, P).
+    """
+    flat_values, flat_scores = values.flatten(0, 1), scores.flatten(0, 1)
+    found = []
+    for p in range(scores.shape[-1]):
+        best = flat_values[flat_scores[:, p].argmax()]
+        attributes = {}
+        for name in NAMES:
+            k = int(best[SLICES[name]].argmax())
+            attributes[name] = {"value": ATTRIBUTES[name][k], "probability": round(float(best[SLICES[name]][k]), 3)}
+        found.append({"attributes": attributes, "diagnosis": [(n, round(s, 3)) for n, s in diagnose(best)]})
+    return found
+

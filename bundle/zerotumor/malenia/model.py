@@ -1,0 +1,203 @@
+"""Malenia: zero-shot lesion segmentation by aligning mask tokens with lesion attributes (Jiang et al., ICLR 2025).
+
+image -> backbone -> N tokens through three blocks -> attributes retrieved from the text bank -> knowledge injection
+-> two masks a token -> a prompt picks the tokens whose attributes and place fit its words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..attention import masks_of
+from ..backbone import ResidualBackbone, coordinates
+from ..prompts import Prompt
+from ..segmenter import Segmentation, Segmenter
+from .attributes import NAMES, SLICES, AttributeBank
+from .decoder import Decoded, TokenDecoder
+from .injection import KnowledgeInjection, ensemble
+from .knowledge import describe, prompt_scores
+from .location import Locator, region_average
+
+
+@dataclass
+class Targets:
+    """Ground truth of one batch; B samples with K_b lesions each."""
+
+    masks: list[Tensor]  # B x (K_b, X, Y, Z) float in 0..1
+    values: list[Tensor]  # B x (K_b, 8) long: bank index of each attribute, -1 unknown
+    organs: Tensor  # (B, X, Y, Z) long: 0 none, else 1 + location index
+
+
+@dataclass
+class Retrieved:
+    """Attribute probabilities of tokens, (B, N, V), a softmax within each attribute."""
+
+    probabilities: Tensor
+
+    @property
+    def argmax_values(self) -> Tensor:
+        """Most probable value of each attribute as bank index, (B, N, 8)."""
+        best = [self.probabilities[..., SLICES[n]].argmax(-1) + SLICES[n].start for n in NAMES]
+        return torch.stack(best, -1)
+
+
+class Malenia(Segmenter):
+    """The method, whole; see `bundle/docs/methods.md` for the paper's equation behind each part.
+
+    Args:
+        channels, mask_channels: of the backbone. dim: C. tokens: N. heads: attention heads. fusion_depth: layers of
+        knowledge injection. text_dim: width of the text encoder. spacing: mm of the grid the network works on.
+        patch: edge of the training patch and the inference window, in voxels. theta: score under which a token is
+        not painted.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int] = (16, 32, 64, 128, 256),
+        mask_channels: int = 8,
+        dim: int = 64,
+        tokens: int = 8,
+        heads: int = 4,
+        fusion_depth: int = 3,
+        text_dim: int = 384,
+        spacing: float = 3.0,
+        patch: int = 64,
+        theta: float = 0.3,
+    ) -> None:
+        super().__init__()
+        self.spacing, self.patch, self.theta = float(spacing), int(patch), float(theta)
+        self.backbone = ResidualBackbone(2, channels, mask_channels)
+        widths = self.backbone.feature_channels
+        self.bank = AttributeBank(text_dim, dim)
+        self.decoder = TokenDecoder(widths, dim, tokens, heads)
+        self.align = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim))
+        self.objectness = nn.Linear(dim, 1)
+        self.locator = Locator(widths["f3"], dim)
+        self.injection = KnowledgeInjection(dim, mask_channels + 6, len(NAMES), fusion_depth, heads)
+        self.log_temperature = nn.Parameter(torch.tensor(0.07).log())
+
+    @property
+    def temperature(self) -> Tensor:
+        """Temperature of the alignment, learned from 0.07 and kept in CLIP's range."""
+        return self.log_temperature.exp().clamp(0.01, 0.5)
+
+    # ---- what does not depend on the prompt -------------------------------------------------------------------------
+
+    def encode_image(self, image: Tensor) -> dict[str, Tensor]:
+        """All that the tokens know of an image (B, 2, X, Y, Z), edges multiples of 16.
+
+        Returns:
+            masks (B, N, X, Y, Z): ensembled mask logits; objectness (B, N): 0..1; values (B, N, V): retrieved attribute
+            probabilities; aligned (B, N, C): tokens in text space; inside, around (B, N, 1 + L): location
+            probabilities of each token's region and its surroundings; prior (B, 1, x, y, z) and
+            location (B, 1 + L, x, y, z) at stride 2.
+        """
+        features = self.backbone(image)
+        decoded = self.decoder(features)
+        located = self.locator(features["f3"], self.bank()[SLICES["location"]])
+        retrieved, inside, around = self.retrieve(decoded, located)
+        queries = self.injection(decoded.tokens[-1], self.texts_of(retrieved.argmax_values))
+        return {
+            "masks": ensemble(*(self.draw(q, features["f4"]) for q in queries)),
+            "objectness": self.objectness(decoded.tokens[-1])[..., 0].sigmoid(),
+            "values": retrieved.probabilities,
+            "aligned": self.align(decoded.tokens[-1]),
+            "inside": inside,
+            "around": around,
+            "prior": decoded.prior[-1],
+            "location": located.softmax(1),
+        }
+
+    def draw(self, queries: Tensor, f4: Tensor) -> Tensor:
+        """Mask logits of queries (B, N, mask_channels + 6) on f4 and its coordinates -> (B, N, X, Y, Z)."""
+        own = f4.shape[1]
+        return masks_of(queries[..., :own], f4) + masks_of(queries[..., own:], coordinates(f4))
+
+    def retrieve(self, decoded: Decoded, located: Tensor) -> tuple[Retrieved, Tensor, Tensor]:
+        """Attributes of every token from the bank (3.7, step II), the mean of the three scales; location from the map.
+
+        `located` (B, 1 + L, x, y, z) are location logits at stride 2.
+        """
+        probabilities = torch.stack([self.bank.retrieve(self.align(t), self.temperature) for t in decoded.tokens])
+        probabilities = probabilities.mean(0)
+        inside, around = region_average(located.softmax(1).detach(), decoded.masks[-1].sigmoid().detach())
+        place = torch.maximum(inside, around)[..., 1:]
+        place = place / place.sum(-1, keepdim=True).clamp_min(1e-6)
+        probabilities = torch.cat([place, probabilities[..., place.shape[-1] :]], -1)
+        return Retrieved(probabilities), inside, around
+
+    def texts_of(self, values: Tensor) -> Tensor:
+        """Projected texts of bank indices (..., 8) -> (..., 8, C)."""
+        return self.bank()[values]
+
+    # ---- what does --------------------------------------------------------------------------------------------------
+
+    def segment(self, features: dict[str, Tensor], prompts: Sequence[Prompt]) -> Segmentation:
+        """One channel a prompt from `encode_image`'s answer.
+
+        A token is painted for a prompt if its score (is it a lesion, do its attributes and place fit the words) is at
+        least theta; below, its logits sink with the score.
+        """
+        scores = prompt_scores(self, features, prompts)  # (B, N, P)
+        gate = (torch.logit(scores, eps=1e-4) - torch.logit(scores.new_tensor(self.theta))).clamp_max(0)
+        masks = features["masks"]
+        logits = torch.stack([(masks + 2 * g[..., None, None, None]).amax(1) for g in gate.unbind(-1)], 1)
+        ranking = torch.stack(
+            [(masks.sigmoid() * s[..., None, None, None]).amax(1) for s in scores.unbind(-1)], 1
+        )
+        return Segmentation(
+            logits=logits,
+            scores=scores.amax(1),
+            attributes=describe(features["values"], scores),
+            extras={"ungated": ranking, "token_scores": scores},
+        )
+
+    # ---- training ---------------------------------------------------------------------------------------------------
+
+    def training_outputs(self, image: Tensor, targets: Targets, teacher: float = 0.5) -> dict[str, object]:
+        """Everything the loss needs; see `criterion.MaleniaLoss`.
+
+        Args:
+            image: (B, 2, X, Y, Z). teacher: probability with which a matched token is given its lesion's true texts
+                and not the retrieved ones (scheduled sampling: at test time there are only the retrieved).
+        """
+        from .criterion import match_batch
+
+        features = self.backbone(image)
+        decoded = self.decoder(features)
+        located = self.locator(features["f3"], self.bank()[SLICES["location"]])
+        retrieved, _, _ = self.retrieve(decoded, located)
+        objectness = self.objectness(decoded.tokens[-1])[..., 0]
+        pairs = match_batch(self, decoded, objectness, targets)
+        values = retrieved.argmax_values.clone()
+        for b, (tokens, lesions) in enumerate(pairs):
+            truth = targets.values[b][lesions]
+            told = (torch.rand(len(tokens), 1, device=image.device) < teacher) & (truth >= 0)
+            values[b, tokens] = torch.where(told, truth, values[b, tokens])
+        q_mask, q_text = self.injection(decoded.tokens[-1], self.texts_of(values))
+        return {
+            "decoded": decoded,
+            "located": located,
+            "objectness": objectness,
+            "pairs": pairs,
+            "aligned": [self.align(t) for t in decoded.tokens],
+            "bank": self.bank(),
+            "temperature": self.temperature,
+            # Only matched tokens are drawn at full resolution: the others have no mask loss.
+            "drawn": [
+                (self.draw(q_mask[b : b + 1, t], f4[None])[0], self.draw(q_text[b : b + 1, t], f4[None])[0])
+                for b, ((t, _), f4) in enumerate(zip(pairs, features["f4"], strict=True))
+            ],
+        }
+
+    def forward(
+        self, image: Tensor, prompts: Sequence[Prompt] | None = None, targets: Targets | None = None
+    ) -> Tensor | dict[str, object]:
+        """(B, 2, X, Y, Z) -> logits (B, P, X, Y, Z); with `targets`, what the training loss needs."""
+        if targets is not None:
+            return self.training_outputs(image, targets)
+        return super().forward(image, prompts)

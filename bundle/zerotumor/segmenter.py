@@ -1,0 +1,157 @@
+"""The contract that every method keeps, the registry of methods, and the loading of weights.
+
+A new method is a folder and a line in `METHODS`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from .prompts import DEFAULT_PROMPT, Prompt, parse
+from .text import TextEncoder, check_fingerprint, load_text_encoder
+
+
+class WeightsError(RuntimeError):
+    """Weights are missing, damaged, or made for another model."""
+
+
+@dataclass
+class Segmentation:
+    """A method's answer for one batch and P prompts."""
+
+    logits: Tensor  # (B, P, X, Y, Z)
+    scores: Tensor  # (B, P) in 0..1: is it there at all
+    attributes: list[dict] = field(default_factory=list)  # per prompt: what the method says of the lesion
+    extras: dict[str, object] = field(default_factory=dict)  # further maps by name; "ungated" (B, P, X, Y, Z) for ranking
+
+
+class Segmenter(nn.Module):
+    """Base of all methods. Axes are (B, C, X, Y, Z), RAS, `spacing` mm; inputs come from `transforms.normalize`.
+
+    A method implements `encode_image` (all that does not depend on the prompt, so that a second prompt on the same scan
+    costs little) and `segment`.
+    """
+
+    spacing: float = 3.0  # mm of the isotropic grid
+    patch: int = 64  # edge of the inference window, voxels
+    encoder: TextEncoder | None = None  # for words outside the vocabulary; set by `load`
+    weights_sha256: str = "untrained"
+
+    def encode_image(self, image: Tensor) -> dict[str, Tensor]:
+        """(B, 2, X, Y, Z) -> features by name."""
+        raise TypeError(f"{type(self).__name__} must define encode_image")
+
+    def segment(self, features: dict[str, Tensor], prompts: Sequence[Prompt]) -> Segmentation:
+        """Features of `encode_image` and P prompts -> one channel a prompt."""
+        raise TypeError(f"{type(self).__name__} must define segment")
+
+    def compact(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Features as they are kept between prompts: a method drops what `segment` will not need."""
+        return features
+
+    def forward(self, image: Tensor, prompts: Sequence[Prompt] | None = None) -> Tensor:
+        """(B, 2, X, Y, Z) -> logits (B, P, X, Y, Z); without prompts, any lesion at all (P = 1)."""
+        return self.segment(self.encode_image(image), prompts or parse(DEFAULT_PROMPT)).logits
+
+
+@dataclass(frozen=True)
+class Method:
+    """Where a method lives: `module:Class`, and its shipped weights inside `bundle/models`."""
+
+    target: str
+    weights: str
+
+
+METHODS = {
+    "malenia": Method("zerotumor.malenia:Malenia", "model.pt"),
+}
+MODELS = Path(__file__).resolve().parents[1] / "models"
+
+
+def build(method: str = "malenia", **config) -> Segmenter:
+    """A method with fresh weights.
+
+    Raises:
+        ValueError: the method is not registered.
+    """
+    if method not in METHODS:
+        raise ValueError(f"there is no method {method!r}: choose one of {', '.join(METHODS)}")
+    module, name = METHODS[method].target.split(":")
+    return getattr(import_module(module), name)(**config)
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def save(model: Segmenter, method: str, path: Path, *, config: dict, encoder: TextEncoder, **facts) -> None:
+    """Write weights (a plain state dict) and, beside them, the JSON record that `load` checks them against."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({k: v.detach().cpu() for k, v in model.state_dict().items()}, path)
+    record = {
+        "method": method,
+        "config": config,
+        "sha256": sha256(path),
+        "text_encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint},
+        **facts,
+    }
+    path.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
+
+
+def load(method: str = "malenia", weights: str | Path | None = None, *, device: str = "cpu") -> Segmenter:
+    """A method with trained weights, in evaluation mode.
+
+    Args:
+        weights: a weights file, or a folder with the method's file in it; by default the starter weights.
+
+    Raises:
+        WeightsError: the file is missing, altered, or of another method.
+        text.TextEncoderError: the text encoder is not the one that the weights were trained with.
+    """
+    if method not in METHODS:
+        raise ValueError(f"there is no method {method!r}: choose one of {', '.join(METHODS)}")
+    path = Path(weights) if weights is not None else MODELS
+    path = path / METHODS[method].weights if path.is_dir() else path
+    record = read_record(path, method)
+    encoder = load_text_encoder(record["text_encoder"]["name"])
+    check_fingerprint(encoder, record["text_encoder"]["fingerprint"])
+    model = build(method, **record["config"])
+    try:
+        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except (RuntimeError, KeyError, OSError) as error:
+        raise WeightsError(f"{path} does not fit the model its record describes: restore both files ({error})") from error
+    model.encoder = encoder
+    model.weights_sha256 = record["sha256"]
+    return model.to(device).eval()
+
+
+def read_record(path: Path, method: str) -> dict:
+    """The JSON record beside a weights file, after checking that the two belong together."""
+    record_path = path.with_suffix(".json")
+    for needed in (path, record_path):
+        if not needed.is_file():
+            raise WeightsError(f"{needed} is missing: train it (bundle/docs/README.md), or restore it from the repository")
+    try:
+        record = json.loads(record_path.read_text())
+        expected, made_for = record["sha256"], record["method"]
+    except (json.JSONDecodeError, KeyError) as error:
+        raise WeightsError(f"{record_path} is not a weights record: restore it from the repository") from error
+    if made_for != method:
+        raise WeightsError(f"{path} holds weights of {made_for}, not of {method}: give the file of {method}")
+    if sha256(path) != expected:
+        raise WeightsError(f"{path} is not the file that was trained (its hash differs): restore it from the repository")
+    return record

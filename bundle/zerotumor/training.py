@@ -1,0 +1,146 @@
+"""What training needs besides MONAI's engines: samples from phantoms or from folders, and batches with lesion sets.
+
+A sample is a dictionary: `image` (2, X, Y, Z) float, `lesions` (1, X, Y, Z) instance ids, `organs` (1, X, Y, Z) labels
+of `vocabulary.ORGANS`, `values` (K, 8) bank index of each instance's attributes (-1 unknown).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from monai.transforms import MapTransform, Randomizable, Transform
+from torch import Tensor
+
+from .malenia.attributes import NAMES, value_index
+from .malenia.model import Targets
+from .phantom import generate
+from .transforms import normalize
+from .vocabulary import ORGANS
+
+MIRRORED = {
+    name: name.replace("left", "right") if "left" in name else name.replace("right", "left")
+    for name in ORGANS
+    if "left" in name or "right" in name
+}
+
+
+def phantom_datalist(count: int, start: int = 0, difficulty: tuple[float, float] = (0.2, 1.0)) -> list[dict]:
+    """One record a phantom: its seed and a difficulty, spread evenly over the range by the golden ratio."""
+    low, high = difficulty
+    return [{"seed": s, "difficulty": low + (high - low) * (s * 0.618034 % 1)} for s in range(start, start + count)]
+
+
+class GeneratePhantom(Transform):
+    """A record of `phantom_datalist` -> a sample. A pure function of the record, so its result can be cached.
+
+    Args:
+        shape: voxels. spacing: mm.
+    """
+
+    def __init__(self, shape: Sequence[int] = (64, 64, 64), spacing: float = 3.0) -> None:
+        self.shape, self.spacing = tuple(shape), spacing
+
+    def __call__(self, data: Mapping[str, float]) -> dict[str, Tensor]:
+        phantom = generate(
+            int(data["seed"]),
+            shape=self.shape,
+            spacing=self.spacing,
+            difficulty=float(data.get("difficulty", 1.0)),
+            category=data.get("category"),
+        )
+        records = sorted(phantom.records, key=lambda r: r.instance)
+        values = [[value_index(n, r.attributes[n]) if n in r.attributes else -1 for n in NAMES] for r in records]
+        return {
+            # half precision: what is cached is read many times, and noise hides the rounding
+            "image": normalize(phantom.image, phantom.modality).half(),
+            "lesions": phantom.lesions.to(torch.uint8),
+            "organs": phantom.organs.to(torch.uint8),
+            "values": torch.tensor(values, dtype=torch.int16).reshape(-1, len(NAMES)),
+        }
+
+
+class RandMirror(Randomizable, MapTransform):
+    """Flip a sample along each axis at random; with left and right, the names of paired organs change sides.
+
+    Args:
+        prob: for each of the axes x, y, z.
+    """
+
+    def __init__(self, prob: Sequence[float] = (0.5, 0.1, 0.1)) -> None:
+        MapTransform.__init__(self, ("image", "lesions", "organs"))
+        self.prob = prob
+        self.organ_map = torch.arange(256)
+        self.value_map = torch.arange(-1, 1024)
+        for name, other in MIRRORED.items():
+            self.organ_map[ORGANS[name].index] = ORGANS[other].index
+            self.value_map[1 + value_index("location", name)] = value_index("location", other)
+
+    def __call__(self, data: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        data = dict(data)
+        axes = [axis for axis in range(3) if self.R.random() < self.prob[axis]]
+        if axes:
+            for key in self.keys:
+                data[key] = data[key].flip([a + 1 for a in axes])
+        if 0 in axes:
+            data["organs"] = self.organ_map[data["organs"].long()]
+            data["values"] = self.value_map[data["values"].long() + 1]
+        return data
+
+
+class RandAppearance(Randomizable, Transform):
+    """Gamma, brightness, contrast and noise on a normalized image: scanners and windows that phantoms did not have.
+
+    Args:
+        prob: of each change.
+    """
+
+    def __init__(self, prob: float = 0.4) -> None:
+        self.prob = prob
+
+    def __call__(self, data: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        data, draw = dict(data), self.R.uniform
+        image = data["image"].float()
+        if draw() < self.prob:
+            image = image.clamp_min(0) ** float(draw(0.7, 1.4))
+        if draw() < self.prob:
+            image = image * float(draw(0.85, 1.15)) + float(draw(-0.08, 0.08))
+        if draw() < self.prob:
+            generator = torch.Generator().manual_seed(int(draw() * 2**31))
+            image = image + torch.randn(image.shape, generator=generator) * float(draw(0, 0.05))
+        data["image"] = image
+        return data
+
+
+def collate(samples: Sequence[Mapping[str, Tensor]]) -> dict[str, object]:
+    """Samples -> `image` (B, 2, X, Y, Z) float and `label`, a list of the samples' truths: lesion sets differ in size."""
+    return {
+        "image": torch.stack([s["image"].float() for s in samples]),
+        "label": [{k: s[k] for k in ("lesions", "organs", "values")} for s in samples],
+    }
+
+
+def targets_of(labels: Sequence[Mapping[str, Tensor]], device: torch.device | str = "cpu") -> Targets:
+    """Truths of `collate` -> Targets. Instances cut down to less than two voxels by the patch's edge are left out."""
+    masks, values = [], []
+    for label in labels:
+        ids = label["lesions"][0].to(device)
+        kept, rows = [], []
+        for k, row in enumerate(label["values"]):
+            mask = ids == k + 1
+            if int(mask.sum()) >= 2:
+                kept.append(mask.float())
+                rows.append(row.long())
+        masks.append(torch.stack(kept) if kept else torch.zeros((0, *ids.shape), device=device))
+        values.append(torch.stack(rows).to(device) if rows else torch.zeros((0, len(NAMES)), dtype=torch.long, device=device))
+    organs = torch.stack([label["organs"][0] for label in labels]).to(device).long()
+    return Targets(masks, values, organs)
+
+
+def prepare_batch(batch: Mapping[str, object], device: torch.device | str, non_blocking: bool = False, **_) -> tuple:
+    """For MONAI's SupervisedTrainer: inputs, targets, and the targets again as the network's keyword argument.
+
+    The network needs them too: matched tokens are fed their lesion's texts.
+    """
+    targets = targets_of(batch["label"], device)
+    return batch["image"].to(device, non_blocking=non_blocking), targets, (), {"targets": targets}

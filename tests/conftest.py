@@ -1,0 +1,45 @@
+"""Shared by all tests: the package on the path, no network, and the real scans when they are there."""
+
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "bundle"), str(ROOT / "scripts")]
+os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "bundle"), os.environ.get("PYTHONPATH", "")])
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import pytest
+
+
+def find_data() -> Path | None:
+    """The folder of real scans: $ZEROTUMOR_DATA, or ../shared/data beside the repository."""
+    candidates = [os.environ.get("ZEROTUMOR_DATA"), ROOT.parent / "shared" / "data"]
+    return next((Path(c) for c in candidates if c and Path(c).is_dir()), None)
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Folder of real scans; the test is skipped, by name, without it."""
+    folder = find_data()
+    if folder is None:
+        pytest.skip("needs the real scans: set ZEROTUMOR_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory) -> None:
+    """Text embeddings go to a cache of this run's own."""
+    os.environ["ZEROTUMOR_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Every test starts from the same random state, so that order does not matter."""
+    import torch
+    from monai.utils import set_determinism
+
+    set_determinism(0)
+    torch.use_deterministic_algorithms(False)
