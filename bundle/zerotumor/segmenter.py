@@ -76,8 +76,8 @@ METHODS = {
 MODELS = Path(__file__).resolve().parents[1] / "models"
 
 
-def build(method: str = "malenia", **config) -> Segmenter:
-    """A method with fresh weights.
+def build(method: str = "malenia", config: dict | None = None) -> Segmenter:
+    """A method with fresh weights; `config` holds its class's arguments.
 
     Raises:
         ValueError: the method is not registered.
@@ -85,7 +85,7 @@ def build(method: str = "malenia", **config) -> Segmenter:
     if method not in METHODS:
         raise ValueError(f"there is no method {method!r}: choose one of {', '.join(METHODS)}")
     module, name = METHODS[method].target.split(":")
-    return getattr(import_module(module), name)(**config)
+    return getattr(import_module(module), name)(**(config or {}))
 
 
 def sha256(path: Path) -> str:
@@ -129,7 +129,7 @@ def load(method: str = "malenia", weights: str | Path | None = None, *, device: 
     record = read_record(path, method)
     encoder = load_text_encoder(record["text_encoder"]["name"])
     check_fingerprint(encoder, record["text_encoder"]["fingerprint"])
-    model = build(method, **record["config"])
+    model = build(method, record["config"])
     try:
         model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except (RuntimeError, KeyError, OSError) as error:

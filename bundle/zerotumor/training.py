@@ -7,14 +7,20 @@ of `vocabulary.ORGANS`, `values` (K, 8) bank index of each instance's attributes
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
+from ignite.engine import Engine, Events
+from monai.engines import IterationEvents
 from monai.transforms import MapTransform, Randomizable, Transform
 from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
 
 from .malenia.attributes import NAMES, value_index
 from .malenia.model import Targets
 from .phantom import generate
+from .segmenter import Segmenter, save
+from .text import TextEncoder
 from .transforms import normalize
 from .vocabulary import ORGANS
 
@@ -144,3 +150,78 @@ def prepare_batch(batch: Mapping[str, object], device: torch.device | str, non_b
     """
     targets = targets_of(batch["label"], device)
     return batch["image"].to(device, non_blocking=non_blocking), targets, (), {"targets": targets}
+
+
+class LesionMask(Transform):
+    """A sample -> `image` and `label` (1, X, Y, Z): any lesion or none, for validation against the prompt "tumor"."""
+
+    def __call__(self, data: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {"image": data["image"].float(), "label": (data["lesions"] > 0).float()}
+
+
+class ClipGradients:
+    """Handler that bounds the norm of all gradients: a single odd batch must not undo an hour.
+
+    Args:
+        network: whose parameters. max_norm: bound.
+    """
+
+    def __init__(self, network: torch.nn.Module, max_norm: float = 5.0) -> None:
+        self.network, self.max_norm = network, max_norm
+
+    def attach(self, engine: Engine) -> None:
+        """Run after every backward pass."""
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
+
+
+class LossParts:
+    """Handler that writes the parts of the loss to TensorBoard, and their means to the log once an epoch.
+
+    Args:
+        loss: has `last`, a dictionary of numbers. log_dir: of TensorBoard.
+    """
+
+    def __init__(self, loss: torch.nn.Module, log_dir: str, interval: int = 10) -> None:
+        self.loss, self.log_dir, self.interval = loss, log_dir, interval
+        self.sums: dict[str, float] = {}
+        self.writer: SummaryWriter | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Run after every iteration and epoch."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.iteration)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self.epoch)
+
+    def iteration(self, engine: Engine) -> None:
+        """Collect, and write every `interval` iterations."""
+        for name, value in self.loss.last.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        if engine.state.iteration % self.interval == 0:
+            self.writer = self.writer or SummaryWriter(self.log_dir)
+            self.writer.add_scalars("loss", self.loss.last, engine.state.iteration)
+
+    def epoch(self, engine: Engine) -> None:
+        """Log the epoch's means and start again."""
+        steps = engine.state.epoch_length
+        engine.logger.info("loss parts: " + ", ".join(f"{n} {v / steps:.3f}" for n, v in self.sums.items()))
+        self.sums = {}
+
+
+def export(
+    network: Segmenter, method: str, folder: str, config: Mapping[str, object], encoder: TextEncoder, trainer: Engine
+) -> Path:
+    """Write the trained weights and their record to `folder`/model.pt and .json; returns the weights' path."""
+    path = Path(folder) / "model.pt"
+    state = trainer.state
+    facts = {
+        "trained": {
+            "epochs": state.epoch,
+            "steps": state.iteration,
+            "threads": torch.get_num_threads(),
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
+        }
+    }
+    save(network, method, path, config=dict(config), encoder=encoder, **facts)
+    return path

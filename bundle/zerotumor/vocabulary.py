@@ -29,12 +29,12 @@ _ORGANS = [
     ("spleen", "abdomen", "splenic"),
     ("pancreas", "abdomen", "pancreatic"),
     ("stomach", "abdomen", "gastric"),
-    ("esophagus", "chest", "oesophagus esophageal oesophageal"),
+    ("esophagus", "chest", "esophageal"),
     ("gallbladder", "abdomen", "gall-bladder"),
     ("left adrenal gland", "abdomen", ""),
     ("right adrenal gland", "abdomen", ""),
-    ("colon", "abdomen", "colonic colorectal cecum sigmoid"),
-    ("small bowel", "abdomen", "intestine ileum jejunum duodenum duodenal intestinal"),
+    ("colon", "abdomen", "colonic colorectal cecum cecal sigmoid rectosigmoid"),
+    ("small bowel", "abdomen", "small-intestine ileum ileal jejunum jejunal duodenum duodenal"),
     ("left lung", "chest", ""),
     ("right lung", "chest", ""),
     ("heart", "chest", "cardiac myocardial"),
@@ -43,14 +43,14 @@ _ORGANS = [
     ("hepatic vessels", "abdomen", ""),
     ("bladder", "pelvis", "vesical"),
     ("prostate", "pelvis", "prostatic"),
-    ("uterus", "pelvis", "uterine endometrial cervix cervical"),
-    ("ovary", "pelvis", "ovarian ovaries adnexal"),
-    ("bone", "limb", "bony osseous skeletal vertebra vertebral rib femur femoral skull tibia humerus bones"),
+    ("uterus", "pelvis", "uterine endometrial cervix"),
+    ("ovary", "pelvis", "ovarian adnexal"),
+    ("bone", "limb", "bony osseous skeletal vertebra vertebrae vertebral spine spinal sacrum rib femur femoral skull tibia humerus pelvic-bone"),
     ("muscle", "limb", "muscular intramuscular thigh calf limb arm leg forearm shoulder gluteal"),
-    ("fat", "limb", "fatty-tissue subcutaneous retroperitoneum retroperitoneal"),
+    ("fat", "limb", "fatty-tissue adipose subcutaneous retroperitoneum retroperitoneal"),
     ("brain", "head", "cerebral intracranial cerebellar cerebellum frontal temporal parietal occipital"),
-    ("breast", "chest", "mammary breasts"),
-    ("lymph node", "chest", "nodal lymphatic lymph-nodes"),
+    ("breast", "chest", "mammary"),
+    ("lymph node", "chest", "nodal lymphatic"),
     ("rectum", "pelvis", "rectal"),
     ("thyroid", "chest", "thyroidal"),
     ("mediastinum", "chest", "mediastinal"),
@@ -61,22 +61,16 @@ ORGANS: dict[str, Organ] = {
     name: Organ(name, index, region, tuple(s.replace("-", " ") for s in words.split()))
     for index, (name, region, words) in enumerate(_ORGANS, 1)
 }
-PAIRS: dict[str, tuple[str, ...]] = {  # words for both sides of a paired organ
-    "kidney": ("left kidney", "right kidney"),
-    "kidneys": ("left kidney", "right kidney"),
-    "renal": ("left kidney", "right kidney"),
-    "lung": ("left lung", "right lung"),
-    "lungs": ("left lung", "right lung"),
-    "pulmonary": ("left lung", "right lung"),
-    "adrenal": ("left adrenal gland", "right adrenal gland"),
-    "adrenal gland": ("left adrenal gland", "right adrenal gland"),
-    "adrenals": ("left adrenal gland", "right adrenal gland"),
-    "suprarenal": ("left adrenal gland", "right adrenal gland"),
+_KIDNEYS, _LUNGS = ("left kidney", "right kidney"), ("left lung", "right lung")
+_ADRENALS = ("left adrenal gland", "right adrenal gland")
+PAIRS: dict[str, tuple[str, ...]] = {  # words for several organs at once, and phrases for one
+    **dict.fromkeys(("kidney", "renal"), _KIDNEYS),
+    **dict.fromkeys(("lung", "pulmonary"), _LUNGS),
+    **dict.fromkeys(("adrenal", "adrenal gland", "suprarenal", "suprarenal gland"), _ADRENALS),
     "soft tissue": ("muscle", "fat"),
-    "soft tissues": ("muscle", "fat"),
-    "hepatic vessel": ("hepatic vessels",),
-    "portal vein": ("hepatic vessels",),
-    "lymph nodes": ("lymph node",),
+    **dict.fromkeys(("bowel", "intestine", "intestinal"), ("colon", "small bowel")),
+    **dict.fromkeys(("large bowel", "large intestine"), ("colon",)),
+    **dict.fromkeys(("hepatic vessel", "hepatic vein", "portal vein"), ("hepatic vessels",)),
 }
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {  # Malenia's eight, in the paper's order, with the values of its spreadsheets
@@ -90,10 +84,54 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {  # Malenia's eight, in the paper's or
     "specific": ("none", "necrosis", "calcification", "rim"),
 }
 
+_WORDS = {  # attribute=value, several if the word means several -> words for it, without hyphens
+    "shape=round-like": "round, round like, roundish, rounded, oval, ovoid, spherical, globular",
+    "shape=irregular": "irregular, irregularly shaped, lobulated, lobular, lobulation",
+    "shape=irregular surface=ill-defined": "spiculated, spiculation, infiltrating, infiltrative, infiltrated",
+    "density=hypodense": "hypodense, hypo dense, hypodensity, hypointense, hypoattenuating, low density, low attenuation, "
+    "low signal, dark, darker, lucent, lytic, ground glass, t1 dark, t2 dark",
+    "density=isodense": "isodense, iso dense, isointense, isoattenuating",
+    "density=hyperdense": "hyperdense, hyper dense, hyperdensity, hyperintense, hyperattenuating, high density, "
+    "high attenuation, high signal, bright, brighter, sclerotic, t1 bright, t2 bright",
+    "density=hypodense enhancement=contrast-enhanced": "hypovascular, hypoenhancing",
+    "density=hyperdense enhancement=contrast-enhanced": "hypervascular, hyperenhancing, avidly enhancing",
+    "density=mixed": "mixed, mixed density, mixed attenuation, mixed signal, part solid, partly cystic, solid cystic",
+    "density_variation=homogeneous": "homogeneous, homogenous, homogeneously, uniform, simple",
+    "density_variation=heterogeneous": "heterogeneous, heterogenous, heterogeneously, inhomogeneous, complex",
+    "enhancement=non-contrast": "non contrast, noncontrast, unenhanced, without contrast, native ct, plain ct",
+    "enhancement=contrast-enhanced": "contrast enhanced, with contrast, post contrast, postcontrast, enhanced, enhancing",
+    "surface=well-defined": "well defined, well circumscribed, circumscribed, well demarcated, well delineated, sharp, "
+    "sharply marginated, smooth, encapsulated, clear margin, distinct",
+    "surface=ill-defined": "ill defined, indistinct, blurred, blurry, poorly defined, poorly circumscribed, "
+    "poorly demarcated, poorly marginated, unclear margin, diffuse",
+    "relation=close": "invasive, exophytic",
+    "specific=necrosis": "necrotic, necrosis, cavitating, cavitary, cavitation",
+    "specific=calcification": "calcified, calcification, calcific",
+    "specific=rim": "rim enhancing, rim enhancement, ring enhancing, ring enhancement, peripherally enhancing, rim, ring",
+    "": "non enhancing",  # says nothing of the scan; listed so that it is not read as "enhancing"
+}
+
+
+def _stated(meaning: str) -> dict[str, str]:
+    return dict(pair.split("=") for pair in meaning.split())
+
+
+ATTRIBUTE_WORDS: dict[str, dict[str, str]] = {  # a word in a prompt -> attribute -> value
+    word: _stated(meaning) for meaning, words in _WORDS.items() for word in words.split(", ")
+}
+_FLUID = {"shape": "round-like", "density": "hypodense", "density_variation": "homogeneous", "surface": "well-defined"}
+SUBSTANCE_WORDS: dict[str, dict[str, str]] = {  # what a lesion consists of, and how that looks on CT
+    **dict.fromkeys(("cystic", "cyst", "fluid", "fluid filled", "water density"), _FLUID),
+    **dict.fromkeys(("fatty", "fat containing", "fat density", "macroscopic fat"), {"density": "hypodense"}),
+}
+
 _PHRASES = {
     "hypodense": ("hypodense, darker than the surrounding tissue", "hypointense, darker than the surrounding tissue"),
     "isodense": ("isodense, as bright as the surrounding tissue", "isointense, as bright as the surrounding tissue"),
-    "hyperdense": ("hyperdense, brighter than the surrounding tissue", "hyperintense, brighter than the surrounding tissue"),
+    "hyperdense": (
+        "hyperdense, brighter than the surrounding tissue",
+        "hyperintense, brighter than the surrounding tissue",
+    ),
     "mixed": ("mixed density", "mixed signal intensity"),
     "non-contrast": ("unenhanced CT", "MR without contrast agent"),
     "contrast-enhanced": ("contrast-enhanced CT", "MR with contrast agent"),
@@ -132,6 +170,13 @@ class Lesion:
     seen: bool  # were lesions of this category in the training of the starter weights
     attributes: Mapping[str, Mapping[str, float]]  # attribute -> value -> probability; location is `hosts`
     source: str  # "annotations" (published, counted) or "radiology knowledge"
+
+    @property
+    def description(self) -> str:
+        """One sentence for menus and help: where it grows and how it usually looks."""
+        look = [max(shares, key=shares.get) for name, shares in self.attributes.items() if name not in ("enhancement",)]
+        usual = ", ".join(value for value in look if value not in ("none", "not-close", "close"))
+        return f"{self.name.capitalize()} ({'benign, ' if self.benign else ''}{' or '.join(self.hosts)}): usually {usual}."
 
 
 def _lesion(row: tuple) -> Lesion:

@@ -96,7 +96,7 @@ class MaleniaLoss(nn.Module):
             "prior": sum(self._prior(p, targets) for p in decoded.prior) / 3,
             "location": self._location(outputs["located"], targets.organs),
         }
-        self.last = {name: float(value.detach()) for name, value in parts.items()}
+        self.last = {name: float(torch.as_tensor(value).detach()) for name, value in parts.items()}
         return sum(self.weights[name] * value for name, value in parts.items())
 
     @staticmethod
@@ -139,7 +139,7 @@ class MaleniaLoss(nn.Module):
             [cover(m, shape).amax(0) if len(m) else logits.new_zeros(shape) for m in targets.masks]
         )
         full = torch.tensor([len(m) > 0 for m in targets.masks], device=logits.device)
-        empty = F.softplus(logits[~full, 0]).mean() if (~full).any() else 0.0
+        empty = F.softplus(logits[~full, 0]).mean() if (~full).any() else logits.sum() * 0
         return dice_bce(logits[full, 0], truth[full]) + empty
 
     @staticmethod

@@ -1,0 +1,168 @@
+"""Implicit shapes and smooth noise as functions of coordinates, in mm.
+
+Points are (3, X, Y, Z) in RAS: +x to the patient's right, +y to the front, +z to the head. Distances are negative inside
+a shape. Nothing here is sampled on a grid of its own, so a body can be looked at coarsely, to find an organ, and then
+finely, where the scan is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Draw:
+    """Seeded random numbers. They come from the CPU whatever the device, so that a seed means one phantom."""
+
+    def __init__(self, seed: int, device: torch.device | str = "cpu") -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+        self.device = torch.device(device)
+
+    def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
+        return low + (high - low) * float(torch.rand((), generator=self.generator))
+
+    def log_uniform(self, low: float, high: float) -> float:
+        return math.exp(self.uniform(math.log(low), math.log(high)))
+
+    def normal(self, mean: float = 0.0, sd: float = 1.0) -> float:
+        return mean + sd * float(torch.randn((), generator=self.generator))
+
+    def chance(self, probability: float) -> bool:
+        return self.uniform() < probability
+
+    def integer(self, low: int, high: int) -> int:
+        """low <= n <= high."""
+        return int(torch.randint(low, high + 1, (), generator=self.generator))
+
+    def choice(self, items: Sequence, weights: Sequence[float] | None = None):
+        if weights is None:
+            return items[self.integer(0, len(items) - 1)]
+        return items[int(torch.multinomial(torch.tensor(weights, dtype=torch.float), 1, generator=self.generator))]
+
+    def vector(self, sd: float = 1.0) -> list[float]:
+        return [self.normal(0, sd) for _ in range(3)]
+
+    def field(self, shape: Sequence[int]) -> Tensor:
+        """Standard normal numbers on the device."""
+        return torch.randn(tuple(shape), generator=self.generator).to(self.device)
+
+    def rotation(self, angle: float = math.pi) -> Tensor:
+        """A random rotation (3, 3) by up to `angle` radians."""
+        axis = torch.tensor(self.vector())
+        axis = axis / axis.norm().clamp_min(1e-6) * self.uniform(-angle, angle)
+        x, y, z = axis.tolist()
+        skew = torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+        return torch.linalg.matrix_exp(skew).to(self.device)
+
+
+def grid(shape: Sequence[int], spacing: Sequence[float], center: Sequence[float], device="cpu") -> Tensor:
+    """Coordinates in mm (3, X, Y, Z) of voxel centers of a scan around `center`."""
+    axes = [
+        (torch.arange(n, device=device, dtype=torch.float32) - (n - 1) / 2) * s + c
+        for n, s, c in zip(shape, spacing, center, strict=True)
+    ]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))
+
+
+class Noise:
+    """Smooth random fields of about unit variance, defined everywhere, periodic after `cells` cells.
+
+    Args:
+        scale: mm between lattice points. channels: independent fields.
+    """
+
+    def __init__(self, draw: Draw, scale: float, channels: int = 1, cells: int = 12) -> None:
+        lattice = draw.field((channels, cells, cells, cells))
+        lattice = F.pad(lattice[None], (0, 1, 0, 1, 0, 1), mode="circular")
+        self.lattice = lattice * 1.6  # linear interpolation lowers the variance
+        self.scale, self.cells = scale, cells
+        self.offset = torch.tensor([draw.uniform(0, cells) for _ in range(3)], device=draw.device)
+
+    def __call__(self, points: Tensor) -> Tensor:
+        """(3, X, Y, Z) -> (channels, X, Y, Z)."""
+        where = (points / self.scale + self.offset[:, None, None, None]) % self.cells
+        where = (where / self.cells * 2 - 1).permute(1, 2, 3, 0).flip(-1)[None]
+        return F.grid_sample(self.lattice, where, align_corners=True, padding_mode="border")[0]
+
+
+def rotate(points: Tensor, rotation: Tensor) -> Tensor:
+    return torch.einsum("ij,jxyz->ixyz", rotation, points)
+
+
+def column(values: Sequence[float], like: Tensor) -> Tensor:
+    """Three numbers as (3, 1, 1, 1)."""
+    return torch.tensor(values, device=like.device, dtype=like.dtype)[:, None, None, None]
+
+
+def length(vectors: Tensor) -> Tensor:
+    """Euclidean length of (3, X, Y, Z) -> (X, Y, Z); torch's own norm over the first axis is ten times slower on CPU."""
+    x, y, z = vectors
+    return (x * x + y * y + z * z).sqrt()
+
+
+def distance_to(points: Tensor, center: Sequence[float]) -> Tensor:
+    """Euclidean distance in mm to a point (X, Y, Z)."""
+    return length(points - column(center, points))
+
+
+def ellipsoid(points: Tensor, center: Sequence[float], radii: Sequence[float], rotation: Tensor | None = None) -> Tensor:
+    """Approximate distance to an ellipsoid in mm (X, Y, Z)."""
+    local = points - column(center, points)
+    if rotation is not None:
+        local = rotate(local, rotation)
+    return (length(local / column(radii, points)) - 1) * min(radii)
+
+
+def cylinder(points: Tensor, x: float, y: float, rx: float, ry: float, power: float = 2.0) -> Tensor:
+    """Distance to an endless column along z with a superelliptic section."""
+    u, v = (points[0] - x).abs() / rx, (points[1] - y).abs() / ry
+    return ((u**power + v**power) ** (1 / power) - 1) * min(rx, ry)
+
+
+def tube(points: Tensor, line: Sequence[Sequence[float]], radius: float | Sequence[float]) -> Tensor:
+    """Distance to a polyline through K points, with one radius or one a point."""
+    radii = [radius] * len(line) if isinstance(radius, int | float) else radius
+    low, high = points.flatten(1).amin(1).tolist(), points.flatten(1).amax(1).tolist()
+    best = torch.full(points.shape[1:], 1e3, device=points.device)
+    for (a, b), (ra, rb) in zip(zip(line, line[1:], strict=False), zip(radii, radii[1:], strict=False), strict=True):
+        reach = max(ra, rb) + 12
+        if any(max(p, q) < lo - reach or min(p, q) > hi + reach for p, q, lo, hi in zip(a, b, low, high, strict=True)):
+            continue  # the segment lies outside what is looked at
+        start, along = column(a, points), column([q - p for p, q in zip(a, b, strict=True)], points)
+        local = points - start
+        t = ((local * along).sum(0) / along.square().sum().clamp_min(1e-6)).clamp(0, 1)
+        distance = length(local - t * along) - (ra + (rb - ra) * t)
+        best = torch.minimum(best, distance)
+    return best
+
+
+def threads(first: Tensor, second: Tensor, radius: float) -> Tensor:
+    """Where the zero surfaces of two noise fields cross: a web of thin curves, such as small vessels (X, Y, Z) bool."""
+    return (first.square() + second.square()) < radius * radius
+
+
+def voronoi(points: Tensor, sites: Tensor) -> tuple[Tensor, Tensor]:
+    """Nearest of K sites (K, 3) for every point, and by how many mm the second is farther (small at borders)."""
+    first = torch.full(points.shape[1:], float("inf"), device=points.device)
+    second, index = first.clone(), torch.zeros(points.shape[1:], dtype=torch.long, device=points.device)
+    for k, site in enumerate(sites):
+        distance = length(points - site[:, None, None, None])
+        closer = distance < first
+        second = torch.where(closer, first, torch.minimum(second, distance))
+        first = torch.where(closer, distance, first)
+        index[closer] = k
+    return index, second - first
+
+
+def wander(draw: Draw, start: Sequence[float], direction: Sequence[float], steps: int, length: float, bend: float) -> list:
+    """A polyline that bends at random, for vessels and bowel."""
+    line, heading = [list(start)], torch.tensor(direction, dtype=torch.float)
+    for _ in range(steps):
+        heading = heading / heading.norm().clamp_min(1e-6) + torch.tensor(draw.vector(bend))
+        step = heading / heading.norm().clamp_min(1e-6) * length
+        line.append([p + s for p, s in zip(line[-1], step.tolist(), strict=True)])
+    return line

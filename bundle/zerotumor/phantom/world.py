@@ -1,0 +1,207 @@
+"""One phantom from one seed: body, scan, lesions, healthy twin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..vocabulary import LESIONS, ORGANS, lesions
+from .abdomen import Abdomen
+from .abstract import Abstract
+from .anatomy import CONTRASTS, TISSUES, Anatomy, Body, tissue_means
+from .chest import Chest
+from .geometry import Draw, distance_to, grid
+from .head import Head
+from .imaging import Scanner
+from .lesions import MULTIPLE, LesionRecord, diameter_of, insert
+from .limb import Limb
+from .pelvis import Pelvis
+
+BODIES: dict[str, type] = {b.region: b for b in (Limb, Abdomen, Chest, Head, Pelvis, Abstract)}
+SEEN_WEIGHTS = {"liver tumor": 0.2, "kidney tumor": 0.15, "kidney cyst": 0.15, "abstract lesion": 0.5}
+HEALTHY_REGIONS = {"limb": 0.22, "abdomen": 0.25, "chest": 0.15, "head": 0.15, "pelvis": 0.13, "abstract": 0.1}
+P_HEALTHY = 0.3
+COARSE_MM = 12.0
+
+
+class PhantomError(ValueError):
+    """What was asked for cannot be drawn."""
+
+
+@dataclass
+class Phantom:
+    """A synthetic scan with everything that is known of it. Maps are (1, X, Y, Z)."""
+
+    image: Tensor  # float32: HU, or arbitrary MR units >= 0
+    organs: Tensor  # uint8: ORGANS index; under a lesion, its host
+    lesions: Tensor  # uint8: instance 1..K
+    healthy: Tensor  # float32: the same scan without lesions
+    records: list[LesionRecord] = field(default_factory=list)
+    modality: str = "CT"
+    contrast: str = "portal"
+    region: str = "abdomen"
+    spacing: tuple[float, float, float] = (3.0, 3.0, 3.0)
+    seed: int = 0
+
+
+def generate(
+    seed: int,
+    *,
+    shape: Sequence[int] = (64, 64, 64),
+    spacing: float | Sequence[float] = 3.0,
+    region: str | None = None,
+    modality: str | None = None,
+    category: str | None = None,
+    difficulty: float = 1.0,
+    device: torch.device | str = "cpu",
+) -> Phantom:
+    """A phantom as a pure function of its arguments.
+
+    Args:
+        shape: voxels. spacing: mm. region: limb, abdomen, chest, head, pelvis or abstract. modality: CT or MR.
+        category: a name of LESIONS, "healthy", or None for what training draws: a seen category, or nothing.
+        difficulty: 0 draws large and clear lesions, 1 the whole range.
+
+    Raises:
+        PhantomError: no such category, region or modality, or the region has no host organ for the category.
+    """
+    draw = Draw(seed, device)
+    if category is None:
+        category = "healthy" if draw.chance(P_HEALTHY) else draw.choice(list(SEEN_WEIGHTS), list(SEEN_WEIGHTS.values()))
+    if category != "healthy" and category not in LESIONS:
+        raise PhantomError(f"there is no lesion category {category!r}: see vocabulary.LESIONS")
+    modality = modality or _modality(draw, category)
+    region = region or _region(draw, category)
+    if region not in BODIES or modality not in CONTRASTS:
+        raise PhantomError(f"no phantom of region {region!r} in {modality!r}: {', '.join(BODIES)}; CT or MR")
+    spacing = (float(spacing),) * 3 if isinstance(spacing, int | float) else tuple(map(float, spacing))
+    contrast = draw.choice(CONTRASTS[modality])
+    body = BODIES[region](draw)
+    return _scan(draw, body, category, modality, contrast, region, tuple(shape), spacing, difficulty, seed)
+
+
+def _modality(draw: Draw, category: str) -> str:
+    allowed = ("CT", "MR") if category == "healthy" else LESIONS[category].modalities
+    return draw.choice(allowed)
+
+
+def _region(draw: Draw, category: str) -> str:
+    if category == "healthy":
+        return draw.choice(list(HEALTHY_REGIONS), list(HEALTHY_REGIONS.values()))
+    hosts = LESIONS[category].hosts
+    special = {("muscle", "fat"): "limb", ("bone",): draw.choice(("pelvis", "limb"))}
+    return special.get(hosts, ORGANS[hosts[0]].region)
+
+
+def _scan(
+    draw: Draw, body: Body, category: str, modality: str, contrast: str, region: str, shape: tuple, spacing: tuple,
+    difficulty: float, seed: int,
+) -> Phantom:  # fmt: skip
+    places, room = _places(draw, body, category)
+    center = _center(draw, places[0], shape, spacing, healthy=category == "healthy")
+    points = grid(shape, spacing, center, draw.device)
+    anatomy = body.evaluate(points)
+    if modality == "CT" and region != "head" and draw.chance(0.5):
+        _table(draw, anatomy, points, body.extent[1])
+    means = tissue_means(draw, modality, contrast).to(draw.device)
+    scanner = Scanner(draw, modality, points, spacing, anatomy.tissue)
+    healthy = means[anatomy.tissue.long()]
+    sick, instances, records = healthy, torch.zeros_like(anatomy.organs), []
+    for k, place in enumerate(places if category != "healthy" else []):
+        host, host_index = _host(anatomy, points, place, category)
+        size = diameter_of(draw, category, room, difficulty) * (1.0 if k == 0 else draw.uniform(0.35, 0.8))
+        sick, mask, attributes = insert(
+            draw, points, sick, means, anatomy.tissue, anatomy.organs, host, host_index, category, place, size,
+            modality, contrast, difficulty,
+        )  # fmt: skip
+        mask &= instances == 0
+        if int(mask.sum()) >= 3:
+            instances[mask] = len(records) + 1
+            ml = float(mask.sum()) * spacing[0] * spacing[1] * spacing[2] / 1000
+            records.append(LesionRecord(len(records) + 1, category, attributes, ml, size, tuple(place)))
+    return Phantom(
+        image=scanner.scan(sick)[None],
+        organs=anatomy.organs[None],
+        lesions=instances[None],
+        healthy=scanner.scan(healthy)[None],
+        records=records,
+        modality=modality,
+        contrast=contrast,
+        region=region,
+        spacing=spacing,
+        seed=seed,
+    )
+
+
+def _places(draw: Draw, body: Body, category: str) -> tuple[list[list[float]], float]:
+    """Centers for lesions (or for the scan of a healthy body), and the volume of the hosts in mm^3.
+
+    Found by a coarse look at the whole body.
+    """
+    size = [max(2, int(2 * e / COARSE_MM)) for e in body.extent]
+    points = grid(size, (COARSE_MM,) * 3, [draw.uniform(-4, 4) for _ in range(3)], draw.device)
+    anatomy = body.evaluate(points)
+    if category == "healthy":
+        possible = anatomy.tissue != TISSUES["air"]
+    else:
+        indices = [ORGANS[h].index for h in LESIONS[category].hosts]
+        possible = torch.isin(anatomy.organs, torch.tensor(indices, dtype=torch.uint8, device=draw.device))
+        if not possible.any() and category in ("lymph node metastasis", "mediastinal mass"):
+            possible = anatomy.organs == ORGANS["fat"].index
+    candidates = possible.nonzero()
+    if not len(candidates):
+        if category == "healthy":
+            return [[0.0, 0.0, 0.0]], 0.0
+        return _closer(draw, body, category)
+    count = draw.choice((1, 1, 2, 3, 4)) if category in MULTIPLE else 1
+    chosen = [candidates[draw.integer(0, len(candidates) - 1)] for _ in range(count)]
+    centers = [points[(slice(None), *c.tolist())].tolist() for c in chosen]
+    return [[x + draw.uniform(-5, 5) for x in c] for c in centers], len(candidates) * COARSE_MM**3
+
+
+def _closer(draw: Draw, body: Body, category: str) -> tuple[list[list[float]], float]:
+    """A second look at 5 mm, for hosts that slip through the coarse grid."""
+    size = [max(2, int(2 * e / 5)) for e in body.extent]
+    points = grid(size, (5.0,) * 3, (0.0, 0.0, 0.0), draw.device)
+    organs = body.evaluate(points).organs
+    indices = [ORGANS[h].index for h in LESIONS[category].hosts]
+    candidates = torch.isin(organs, torch.tensor(indices, dtype=torch.uint8, device=draw.device)).nonzero()
+    if not len(candidates):
+        raise PhantomError(f"a {body.region} has no {' or '.join(LESIONS[category].hosts)} for a {category}")
+    chosen = candidates[draw.integer(0, len(candidates) - 1)].tolist()
+    return [points[(slice(None), *chosen)].tolist()], len(candidates) * 125.0
+
+
+def _center(draw: Draw, place: list[float], shape: tuple, spacing: tuple, healthy: bool) -> list[float]:
+    """Center of the scan: the place, somewhere in the middle two thirds."""
+    reach = 0.15 if healthy else 0.3
+    return [p + draw.uniform(-reach, reach) * n * s for p, n, s in zip(place, shape, spacing, strict=True)]
+
+
+def _host(anatomy: Anatomy, points: Tensor, place: list[float], category: str) -> tuple[str, int]:
+    """The host organ nearest to a lesion's center, and its label."""
+    hosts = LESIONS[category].hosts
+    distance = distance_to(points, place)
+    best = min(
+        hosts,
+        key=lambda h: float(
+            torch.where(anatomy.organs == ORGANS[h].index, distance, torch.full_like(distance, 1e6)).min()
+        ),
+    )
+    return best, ORGANS[best].index
+
+
+def _table(draw: Draw, anatomy: Anatomy, points: Tensor, half_depth: float) -> None:
+    """The couch below the patient."""
+    top = -half_depth - draw.uniform(2, 14) + points[0].square() * draw.uniform(0, 0.0008)
+    thick = draw.uniform(5, 14)
+    slab = (points[1] < top) & (points[1] > top - thick) & (anatomy.tissue == TISSUES["air"])
+    anatomy.tissue[slab] = TISSUES["table"]
+
+
+def seen_categories() -> list[str]:
+    """Names of the categories that training draws."""
+    return [*(lesion.name for lesion in lesions(seen=True)), "abstract lesion"]
