@@ -89,7 +89,7 @@ ROWS: list[tuple[str, str, str, str, str, str]] = [
     ("rectal tumor", "rectal cancer, rectum tumor, rectal carcinoma", "rectum", "CT MR", "", "wall"),
     ("hepatic vessel tumor", "portal vein tumor thrombus, portal vein tumor, hepatic vein tumor thrombus, tumor thrombus, hepatic vascular tumor", "liver, hepatic vessels", "CT MR", "", "vascular"),
     ("liver cyst", "hepatic cyst, biliary cyst", "liver", "CT MR", "benign", "simple cyst"),
-    ("liver hemangioma", "hepatic hemangioma, cavernous hemangioma, hemangioma", "liver", "CT MR", "benign", "hemangioma"),
+    ("liver hemangioma", "hepatic hemangioma, cavernous hemangioma", "liver", "CT MR", "benign", "hemangioma"),
     ("liver metastasis", "hepatic metastasis, colorectal liver metastasis, crlm", "liver", "CT MR", "", "metastasis"),
     ("spleen tumor", "splenic tumor, splenic lymphoma, splenic mass, spleen mass", "spleen", "CT MR", "", "metastasis"),
     ("splenic cyst", "spleen cyst", "spleen", "CT MR", "benign", "simple cyst"),

@@ -1,7 +1,8 @@
 """Free text to `Prompt` objects: which lesion, in which organs, with which attributes.
 
 Words of the vocabulary are recognised by the longest match. Words outside it are no error: the text encoder says which
-known concept is nearest, and the methods work from the text's embedding.
+known concept is nearest, and the methods work from the text's embedding. There is no torch here, so that menus and
+command lines can check a prompt before anything heavy is loaded.
 """
 
 from __future__ import annotations
@@ -10,42 +11,26 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
-from .vocabulary import LESIONS, ORGANS, PAIRS, lesions
+from . import phrases
+from .phrases import GENERIC_WORDS, SMALL_WORDS, TUMOR_WORDS, normalize
+from .vocabulary import ATTRIBUTE_WORDS, ATTRIBUTES, LESIONS, SUBSTANCE_WORDS, lesions
 
 if TYPE_CHECKING:
     from .text import TextEncoder
 
 DEFAULT_PROMPT = "tumor"
 MAX_LENGTH = 300
+EXAMPLE = '"liver tumor" or "round hypodense lesion in the left kidney"'
 
-ATTRIBUTE_WORDS: dict[tuple[str, str], str] = {
-    ("shape", "round-like"): "round, round-like, roundish, oval, ovoid, spherical",
-    ("shape", "irregular"): "irregular, irregularly shaped, lobulated, lobular, spiculated, infiltrating, infiltrative",
-    ("density", "hypodense"): "hypodense, hypointense, hypoattenuating, hypoechoic, low density, low attenuation, "
-    "low-density, low-attenuation, dark, hypo-dense, t1 hypointense, t2 hypointense, hypovascular",
-    ("density", "isodense"): "isodense, isointense, isoattenuating, iso-dense",
-    ("density", "hyperdense"): "hyperdense, hyperintense, hyperattenuating, high density, high attenuation, bright, "
-    "hyper-dense, t2 hyperintense, t1 hyperintense, enhancing, hyperenhancing, hypervascular",
-    ("density", "mixed"): "mixed density, mixed attenuation, mixed signal, mixed, ground-glass, ground glass",
-    ("density_variation", "homogeneous"): "homogeneous, homogenous, uniform, simple",
-    ("density_variation", "heterogeneous"): "heterogeneous, inhomogeneous, heterogenous, complex",
-    ("enhancement", "non-contrast"): "non-contrast, unenhanced, non-enhanced, plain ct",
-    ("enhancement", "contrast-enhanced"): "contrast-enhanced, post-contrast, postcontrast",
-    ("surface", "well-defined"): "well-defined, well defined, well-circumscribed, circumscribed, sharp, smooth, "
-    "well-demarcated, encapsulated",
-    ("surface", "ill-defined"): "ill-defined, ill defined, indistinct, blurred, poorly defined, spiculated, "
-    "infiltrating, infiltrative, diffuse",
-    ("relation", "close"): "invading, abutting, adherent, exophytic",
-    ("specific", "necrosis"): "necrotic, necrosis, cavitating, cavitary, centrally necrotic",
-    ("specific", "calcification"): "calcified, calcification, calcifications, calcific",
-    ("specific", "rim"): "rim-enhancing, rim enhancement, ring-enhancing, ring enhancement, rim, capsule",
+_GENERIC = phrases.alternatives(GENERIC_WORDS)
+_OPPOSITES = {
+    value: other
+    for name in ("density_variation", "enhancement", "surface", "relation")
+    for value, other in (ATTRIBUTES[name], ATTRIBUTES[name][::-1])
 }
-CYSTIC = ("cystic", "cyst", "cysts", "fluid-filled", "fluid")
-CYST = {"density": "hypodense", "density_variation": "homogeneous", "surface": "well-defined", "shape": "round-like"}
-GENERIC = ("tumor", "tumors", "lesion", "lesions", "mass", "masses", "cancer", "neoplasm", "malignancy", "nodule", "anomaly")
 
 
 class PromptError(ValueError):
@@ -68,136 +53,187 @@ class Prompt:
         return hash(self.text)
 
 
-def parse(
-    text: str | Sequence[str], *, modality: str = "CT", encoder: TextEncoder | None = None
-) -> list[Prompt]:
+def parse(text: str | Sequence[str], *, modality: str = "CT", encoder: TextEncoder | None = None) -> list[Prompt]:
     """Free text, several prompts separated by ';' or line breaks, to prompts in that order, each once.
 
     Args:
-        text: one string or several. modality: kept for prompts whose words differ between CT and MR.
+        text: one string or several.
+        modality: "CT" or "MR". How dense a kind of lesion usually is was recorded on CT; on MR its brightness depends
+            on the sequence, so there only what the text itself says ("hyperintense") is kept.
         encoder: names the nearest concept of unknown text; without it `nearest` stays None.
 
     Raises:
-        PromptError: nothing is written, or a prompt is longer than 300 characters or holds control characters.
+        PromptError: nothing is written, a prompt is longer than 300 characters, holds control characters, or names two
+            lesions at once.
+        ValueError: another modality.
     """
-    pieces = [text] if isinstance(text, str) else list(text)
-    parts = [part.strip() for piece in pieces for part in re.split(r"[;\n\r]+", piece)]
-    parts = list(dict.fromkeys(part for part in parts if part))
+    if modality not in ("CT", "MR"):
+        raise ValueError(f'the modality must be "CT" or "MR", not {modality!r}')
+    pieces = [text] if isinstance(text, str) else list(text or ())
+    for piece in pieces:
+        if not isinstance(piece, str):
+            raise PromptError(f"a prompt must be text, not {type(piece).__name__}: write {EXAMPLE}")
+    parts = [_clean(part) for piece in pieces for part in _split(piece)]
     if not parts:
-        raise PromptError('the prompt is empty: write what to look for, such as "liver tumor"')
-    return [_parse_one(part, encoder) for part in parts]
+        raise PromptError(f"the prompt is empty: write what to look for, such as {EXAMPLE}")
+    return [_parse_one(part, modality, encoder) for part in dict.fromkeys(parts)]
 
 
-def _parse_one(text: str, encoder: TextEncoder | None) -> Prompt:
-    if len(text) > MAX_LENGTH:
+def _split(piece: str) -> list[str]:
+    parts = [part for part in re.split(r"[;；\n\r]+", piece) if part.strip()]
+    return parts or [""]  # an empty string among several is still a mistake worth telling
+
+
+def _clean(part: str) -> str:
+    """The prompt as it is kept, or the reason why it cannot be one."""
+    part = part.replace("\t", " ").strip(" ")
+    if any(unicodedata.category(c) in ("Cc", "Cs") for c in part):
+        raise PromptError(f"the prompt holds control characters: write plain words, such as {EXAMPLE}")
+    if len(part) > MAX_LENGTH:
         raise PromptError(
-            f"the prompt has {len(text)} characters and may have {MAX_LENGTH}: name the lesion, its place and its look"
+            f"the prompt has {len(part)} characters and may have {MAX_LENGTH}: name only what, where and its look"
         )
-    if any(unicodedata.category(c) == "Cc" for c in text):
-        raise PromptError("the prompt holds control characters: write plain words")
-    words = normalize(text)
-    lesion, rest = _longest(words, _lesion_names())
-    stated = _attributes(rest)
-    # Organ words count in the whole text: "cyst in the left kidney" narrows the kidney cyst to one side.
-    organs = _organs(words if lesion is None else rest)
+    if not normalize(part):
+        raise PromptError(f"the prompt is empty: write what to look for, such as {EXAMPLE}")
+    return part.strip()
+
+
+def _parse_one(text: str, modality: str, encoder: TextEncoder | None, mended: str = "") -> Prompt:
+    spelled = mended or normalize(text)
+    words, close = _neighbors(spelled)
+    lesion, phrase, rest = _lesion(words, text)
+    stated, left = _attributes(rest, modality)
+    organs, left = _organs(left)
+    # "cyst in the left kidney", "cancer of the colon": kind and place make the name, wherever they stand. A name that
+    # is one word without a place ("sarcoma") gives way to the organ's own kind ("sarcoma of the femur").
+    if organs and (lesion is None or (" " not in phrase and not set(organs) & set(LESIONS[lesion].hosts))):
+        made, kind = _kind_in(words, organs, text)
+        if made:
+            lesion, phrase = made, kind
+            stated, _ = _attributes(re.sub(rf"\b{phrases.plural(kind)}\b", "|", rest), modality)
+    stated = {**close, **stated}
     if lesion is not None:
         known = LESIONS[lesion]
-        inside = tuple(o for o in organs if o in known.hosts)
-        side = _side(rest, known.hosts)
-        return Prompt(text, lesion, lesion, side or inside or organs or known.hosts, {**known.attributes, **stated})
-    if organs or stated or any(w in GENERIC for w in words.split()):
-        return Prompt(text, text, None, organs, stated)
-    return _unknown(Prompt(text, text), encoder)
+        usual = {k: dict(v) for k, v in known.attributes.items() if not (modality == "MR" and k == "density")}
+        return Prompt(text, lesion, lesion, _places(words, phrase, organs, known.hosts), {**usual, **stated})
+    prompt = Prompt(text, text, None, organs, stated)
+    unknown = [w for w in left.split() if w not in SMALL_WORDS and not re.fullmatch(rf"[|\d]+|{_GENERIC}", w)]
+    if unknown and not organs and not mended and (mended := _mend(spelled, unknown)) != spelled:
+        return _parse_one(text, modality, encoder, mended)
+    return _nearest(prompt, encoder) if unknown else prompt
 
 
-def normalize(text: str) -> str:
-    """Lower case, American spelling, single spaces, words of letters, digits and hyphens."""
-    text = unicodedata.normalize("NFKC", text).lower()
-    text = re.sub(r"tumour", "tumor", text)
-    text = re.sub(r"haem", "hem", text)
-    text = re.sub(r"[^\w\- ]+", " ", text)
-    return re.sub(r"\s+", " ", text).strip()
+def _mend(words: str, unknown: Sequence[str]) -> str:
+    """Words with slips in the names of organs mended ("kidny"); names of lesions are too alike for that."""
+    places = sorted({w for name in phrases.organ_names() for w in name.split()} - {"left", "right"})
+    close = {w: get_close_matches(w, places, n=1, cutoff=0.85) for w in unknown}
+    return " ".join((close.get(w) or [w])[0] for w in words.split())
 
 
-def _plural(name: str) -> str:
-    """Pattern that takes a phrase in singular and plural."""
-    escaped = re.escape(name)
-    if name.endswith("sis"):
-        return escaped[:-2] + "(?:is|es)"
-    if name.endswith(("s", "x")):
-        return escaped
-    return escaped[:-1] + "(?:y|ies)" if name.endswith("y") else escaped + "s?"
+def _places(words: str, phrase: str, organs: tuple[str, ...], hosts: tuple[str, ...]) -> tuple[str, ...]:
+    """Where a named lesion is to be looked for: as stated, else its hosts; sides narrow both."""
+    inside = tuple(o for o in organs if o in hosts)
+    if inside or not organs:
+        return inside or _sided(words, hosts)
+    # "liver and pancreas tumor": the name states a place of its own.
+    return (*hosts, *organs) if phrases.organ_pattern().search(phrase) else organs
 
 
-@lru_cache(maxsize=1)
-def _lesion_names() -> dict[str, str]:
-    """Every name and synonym -> the lesion's key."""
-    names = {}
-    for lesion in lesions():
-        for name in (lesion.name, *lesion.synonyms):
-            names.setdefault(normalize(name), lesion.name)
-    return names
+def _lesion(words: str, text: str) -> tuple[str | None, str, str]:
+    """Key of the lesion named, the phrase that names it, and the words without any lesion's name.
+
+    Of several, the first that is not merely what comes with it ("lung mass with lymphadenopathy") or where it comes
+    from ("brain metastasis of lung cancer", "colorectal cancer liver metastasis").
+    """
+    found, rest = [], words
+    names = phrases.lesion_names()
+    while match := phrases.lesion_pattern().search(rest):
+        found.append((names[phrases.listed(match[0], names)], match[0]))
+        rest = phrases.cut(rest, match)
+    if re.search(r"\bmetastas[ie]s (from|of|due to|secondary to)\b", rest):
+        return None, "", rest
+    head = words.split(" with ")[0]
+    found = [f for f in found if f[1] in head] or found
+    spread = [f for f in found if "metastas" in f[1]]
+    several = sorted({key for key, _ in found})
+    if len(several) > 1 and not spread and re.search(r"[,/&+、，]|\band\b|\bor\b", text.lower()):
+        raise _several(text, several)
+    lesion, phrase = (spread or found or [(None, "")])[0]
+    return lesion, phrase, rest
 
 
-def _longest(words: str, names: dict[str, str]) -> tuple[str | None, str]:
-    """The key of the longest phrase found in the words, and the words without it."""
-    for phrase in sorted(names, key=len, reverse=True):
-        found = re.search(rf"(?<![\w-]){_plural(phrase)}(?![\w-])", words)
-        if found:
-            return names[phrase], (words[: found.start()] + " " + words[found.end() :]).strip()
-    return None, words
+def _several(text: str, names: Sequence[str]) -> PromptError:
+    return PromptError(f'"{text}" names several lesions ({", ".join(names)}): write them apart, with ";" between')
 
 
-def _attributes(words: str) -> dict[str, dict[str, float]]:
-    """Attributes that the words state; a value that is stated is certain."""
-    stated: dict[str, dict[str, float]] = {}
-    if any(re.search(rf"(?<![\w-]){w}(?![\w-])", words) for w in CYSTIC):
-        stated.update({name: {value: 1.0} for name, value in CYST.items()})
-    for (attribute, value), listed in ATTRIBUTE_WORDS.items():
-        for phrase in sorted((p.strip() for p in listed.split(",")), key=len, reverse=True):
-            if re.search(rf"(?<![\w-]){re.escape(phrase)}(?![\w-])", words):
-                stated[attribute] = {value: 1.0}
-                break
-    return stated
+def _kind_in(words: str, organs: Sequence[str], text: str) -> tuple[str | None, str]:
+    """The lesion that a kind of lesion in the words makes with the organs (cyst + left kidney -> kidney cyst), and the
+    kind."""
+    kinds = phrases.kinds()
+    spoken = sorted({k for k, _ in kinds} | set(TUMOR_WORDS), key=lambda k: (k in TUMOR_WORDS, -len(k), k))
+    for kind in (k for k in spoken if phrases.mentions(k, words)):
+        made = {kinds.get((kind, o)) or (kinds.get(("tumor", o)) if kind in TUMOR_WORDS else None) for o in organs}
+        made.discard(None)
+        if len(made) > 1:
+            raise _several(text, sorted(made))
+        if made:
+            return made.pop(), kind
+    return None, ""
 
 
-@lru_cache(maxsize=1)
-def _organ_names() -> dict[str, tuple[str, ...]]:
-    names = dict(PAIRS)
-    for organ in ORGANS.values():
-        if organ.name != "abstract":
-            for name in (organ.name, *organ.synonyms):
-                names[name] = (organ.name,)
-    return names
+def _neighbors(words: str) -> tuple[str, dict[str, dict[str, float]]]:
+    """Words without "near the right kidney", and the relation stated: a neighbor is not the host."""
+    match = phrases.neighbor_pattern().search(words)
+    if match is None:
+        return words, {}
+    return phrases.cut(words, match), {"relation": {"not-close" if match[1] else "close": 1.0}}
 
 
-def _organs(words: str) -> tuple[str, ...]:
-    """Organs named in the words, longest names first, sides respected."""
+def _attributes(words: str, modality: str) -> tuple[dict[str, dict[str, float]], str]:
+    """Attributes that the words state, and the other words. Two values of one attribute share its probability."""
+    values: dict[str, list[str]] = {}
+    implied: dict[str, str] = {}
+    rest = words
+    while match := phrases.attribute_pattern().search(rest):
+        word = phrases.listed(match["said"] or match["negated"], {**ATTRIBUTE_WORDS, **SUBSTANCE_WORDS})
+        for name, value in ATTRIBUTE_WORDS.get(word, {}).items():
+            # "no calcification" says nothing certain about what there is instead, "not well-defined" does.
+            if match["said"] or value in _OPPOSITES:
+                values.setdefault(name, []).append(value if match["said"] else _OPPOSITES[value])
+        if match["said"]:
+            looks = SUBSTANCE_WORDS.get(word, {})
+            implied |= {k: v for k, v in looks.items() if not (modality == "MR" and k == "density")}
+        rest = phrases.cut(rest, match)
+    stated = {name: {value: 1.0} for name, value in implied.items()}
+    stated |= {name: {v: round(1 / len(set(vs)), 4) for v in dict.fromkeys(vs)} for name, vs in values.items()}
+    return stated, rest
+
+
+def _organs(words: str) -> tuple[tuple[str, ...], str]:
+    """Organs named in the words, longest names first, sides respected; and the other words."""
     found: list[str] = []
     rest = words
-    for name in sorted(_organ_names(), key=len, reverse=True):
-        match = re.search(rf"(?<![\w-]){_plural(name)}(?![\w-])", rest)
-        if match:
-            hosts = _organ_names()[name]
-            found.extend(_side(words, hosts) or hosts)
-            rest = rest[: match.start()] + " " + rest[match.end() :]
-    return tuple(dict.fromkeys(found))
+    names = phrases.organ_names()
+    while match := phrases.organ_pattern().search(rest):
+        hosts = names[phrases.listed(match["organ"], names)]
+        own = tuple(h for h in hosts if match["side"] and h.startswith(match["side"]))
+        found.extend(own or _sided(words, hosts))
+        rest = phrases.cut(rest, match)
+    return tuple(dict.fromkeys(found)), rest
 
 
-def _side(words: str, hosts: Sequence[str]) -> tuple[str, ...]:
-    """The hosts on the side that the words name, if they name exactly one and the organ is paired."""
-    sides = [s for s in ("left", "right") if re.search(rf"\b{s}\b", words)]
-    if len(sides) != 1:
-        return ()
-    return tuple(h for h in hosts if h.startswith(sides[0]))
+def _sided(words: str, hosts: Sequence[str]) -> tuple[str, ...]:
+    """The hosts on the side that the words name, if they name exactly one and the organ is paired; else all."""
+    sides = {s for s in ("left", "right") if re.search(rf"\b{s}\b", words)}
+    return tuple(h for h in hosts if len(sides) == 1 and h.startswith(*sides)) or tuple(hosts)
 
 
-def _unknown(prompt: Prompt, encoder: TextEncoder | None) -> Prompt:
-    """Name the nearest concept of a text that holds no known word."""
+def _nearest(prompt: Prompt, encoder: TextEncoder | None) -> Prompt:
+    """Name the nearest concept of a text with unknown words: the best of every lesion's name and synonyms."""
     if encoder is None:
         return prompt
-    concepts = [lesion.name for lesion in lesions()]
-    rows = encoder.encode([prompt.text, *concepts])
+    names = [(lesion.name, text) for lesion in lesions() for text in (lesion.name, *lesion.synonyms)]
+    rows = encoder.encode([prompt.text, *(text for _, text in names)])
     similarity = rows[1:] @ rows[0]
     best = int(similarity.argmax())
-    return replace(prompt, nearest=concepts[best], similarity=round(float(similarity[best]), 4))
+    return replace(prompt, nearest=names[best][0], similarity=round(float(similarity[best]), 4))

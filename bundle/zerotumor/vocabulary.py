@@ -45,7 +45,7 @@ _ORGANS = [
     ("prostate", "pelvis", "prostatic"),
     ("uterus", "pelvis", "uterine endometrial cervix"),
     ("ovary", "pelvis", "ovarian adnexal"),
-    ("bone", "limb", "bony osseous skeletal vertebra vertebrae vertebral spine spinal sacrum rib femur femoral skull tibia humerus pelvic-bone"),
+    ("bone", "limb", "bony osseous skeletal vertebra vertebrae vertebral spine sacrum rib femur femoral skull tibia"),
     ("muscle", "limb", "muscular intramuscular thigh calf limb arm leg forearm shoulder gluteal"),
     ("fat", "limb", "fatty-tissue adipose subcutaneous retroperitoneum retroperitoneal"),
     ("brain", "head", "cerebral intracranial cerebellar cerebellum frontal temporal parietal occipital"),
@@ -88,8 +88,8 @@ _WORDS = {  # attribute=value, several if the word means several -> words for it
     "shape=round-like": "round, round like, roundish, rounded, oval, ovoid, spherical, globular",
     "shape=irregular": "irregular, irregularly shaped, lobulated, lobular, lobulation",
     "shape=irregular surface=ill-defined": "spiculated, spiculation, infiltrating, infiltrative, infiltrated",
-    "density=hypodense": "hypodense, hypo dense, hypodensity, hypointense, hypoattenuating, low density, low attenuation, "
-    "low signal, dark, darker, lucent, lytic, ground glass, t1 dark, t2 dark",
+    "density=hypodense": "hypodense, hypo dense, hypodensity, hypointense, hypoattenuating, low density, "
+    "low attenuation, low signal, dark, darker, lucent, lytic, ground glass, t1 dark, t2 dark",
     "density=isodense": "isodense, iso dense, isointense, isoattenuating",
     "density=hyperdense": "hyperdense, hyper dense, hyperdensity, hyperintense, hyperattenuating, high density, "
     "high attenuation, high signal, bright, brighter, sclerotic, t1 bright, t2 bright",
@@ -99,7 +99,8 @@ _WORDS = {  # attribute=value, several if the word means several -> words for it
     "density_variation=homogeneous": "homogeneous, homogenous, homogeneously, uniform, simple",
     "density_variation=heterogeneous": "heterogeneous, heterogenous, heterogeneously, inhomogeneous, complex",
     "enhancement=non-contrast": "non contrast, noncontrast, unenhanced, without contrast, native ct, plain ct",
-    "enhancement=contrast-enhanced": "contrast enhanced, with contrast, post contrast, postcontrast, enhanced, enhancing",
+    "enhancement=contrast-enhanced": "contrast enhanced, with contrast, post contrast, postcontrast, enhanced, "
+    "enhancing",
     "surface=well-defined": "well defined, well circumscribed, circumscribed, well demarcated, well delineated, sharp, "
     "sharply marginated, smooth, encapsulated, clear margin, distinct",
     "surface=ill-defined": "ill defined, indistinct, blurred, blurry, poorly defined, poorly circumscribed, "
@@ -107,7 +108,8 @@ _WORDS = {  # attribute=value, several if the word means several -> words for it
     "relation=close": "invasive, exophytic",
     "specific=necrosis": "necrotic, necrosis, cavitating, cavitary, cavitation",
     "specific=calcification": "calcified, calcification, calcific",
-    "specific=rim": "rim enhancing, rim enhancement, ring enhancing, ring enhancement, peripherally enhancing, rim, ring",
+    "specific=rim": "rim enhancing, rim enhancement, ring enhancing, ring enhancement, rim, ring, "
+    "peripherally enhancing",
     "": "non enhancing",  # says nothing of the scan; listed so that it is not read as "enhancing"
 }
 
@@ -174,9 +176,9 @@ class Lesion:
     @property
     def description(self) -> str:
         """One sentence for menus and help: where it grows and how it usually looks."""
-        look = [max(shares, key=shares.get) for name, shares in self.attributes.items() if name not in ("enhancement",)]
-        usual = ", ".join(value for value in look if value not in ("none", "not-close", "close"))
-        return f"{self.name.capitalize()} ({'benign, ' if self.benign else ''}{' or '.join(self.hosts)}): usually {usual}."
+        shown = ("shape", "density", "density_variation", "surface")
+        usual = ", ".join(max(self.attributes[name], key=self.attributes[name].get) for name in shown)
+        return f"{'Benign; ' if self.benign else ''}{' or '.join(self.hosts)}; usually {usual} on CT."
 
 
 def _lesion(row: tuple) -> Lesion:
