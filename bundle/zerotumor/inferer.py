@@ -173,7 +173,10 @@ def segment_volume(
     crop = tuple(slice(0, n) for n in prepared.shape[1:])
     probabilities = canvas.mean("gated")[(slice(None), *crop)]
     voxel_ml = model.spacing**3 / 1000
-    found = [float((p >= 0.5).sum()) * voxel_ml >= minimum_ml for p in probabilities]
+    found = [
+        float(score) >= model.theta and float((p >= 0.5).sum()) * voxel_ml >= minimum_ml
+        for p, score in zip(probabilities, scores, strict=True)
+    ]
     for p, present in enumerate(found):
         if not present:
             probabilities[p] = 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -42,6 +43,7 @@ class Segmenter(nn.Module):
 
     spacing: float = 3.0  # mm of the isotropic grid
     patch: int = 64  # edge of the inference window, voxels
+    theta: float = 0.5  # a prompt whose best score is lower has found nothing
     encoder: TextEncoder | None = None  # for words outside the vocabulary; set by `load`
     weights_sha256: str = "untrained"
 
@@ -127,16 +129,26 @@ def load(method: str = "malenia", weights: str | Path | None = None, *, device: 
     path = Path(weights) if weights is not None else MODELS
     path = path / METHODS[method].weights if path.is_dir() else path
     record = read_record(path, method)
+    model = build(method, record["config"])
+    return load_into(model, method, path).to(device).eval()
+
+
+def load_into(model: Segmenter, method: str, path: str | Path) -> Segmenter:
+    """Load a weights file into a model, checked against its record, and attach the text encoder it was trained with.
+
+    Raises: as `load`.
+    """
+    path = Path(path)
+    record = read_record(path, method)
     encoder = load_text_encoder(record["text_encoder"]["name"])
     check_fingerprint(encoder, record["text_encoder"]["fingerprint"])
-    model = build(method, record["config"])
     try:
         model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (RuntimeError, KeyError, OSError) as error:
+    except (RuntimeError, KeyError, OSError, pickle.UnpicklingError) as error:
         raise WeightsError(f"{path} does not fit the model its record describes: restore both files ({error})") from error
     model.encoder = encoder
     model.weights_sha256 = record["sha256"]
-    return model.to(device).eval()
+    return model
 
 
 def read_record(path: Path, method: str) -> dict:

@@ -1,0 +1,151 @@
+"""What methods are measured on: a fixed set of phantoms, and real scans with truth.
+
+Seeds from 9,000,000 up are for testing alone. Each category has one prompt, its plain name; prompts and cases were chosen
+before any result was seen.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from torch import Tensor
+
+from .phantom import generate
+from .vocabulary import ORGANS
+from .volumes import read_scan
+
+TEST_SEED = 9_000_000
+PHANTOM_SHAPE, PHANTOM_SPACING = (88, 88, 72), 3.0
+SEEN = [("liver tumor", 8), ("kidney tumor", 8), ("kidney cyst", 8)]
+UNSEEN = [
+    ("pancreatic tumor", 4), ("pancreatic cyst", 2), ("lung tumor", 4), ("colon tumor", 4), ("hepatic vessel tumor", 4),
+    ("soft tissue sarcoma", 8), ("brain tumor", 6), ("meningioma", 2), ("spleen tumor", 2), ("bone tumor", 2),
+    ("bladder tumor", 2), ("breast tumor", 2), ("prostate tumor", 2), ("adrenal tumor", 2),
+]  # fmt: skip
+HEALTHY = [("abdomen", "CT"), ("abdomen", "MR"), ("limb", "CT"), ("limb", "MR"), ("chest", "CT"), ("head", "MR"),
+           ("pelvis", "CT"), ("pelvis", "MR"), ("abdomen", "CT"), ("limb", "MR")] * 2  # fmt: skip
+HEALTHY_PROMPTS = {
+    "abdomen": ("liver tumor", "kidney tumor", "pancreatic tumor"),
+    "limb": ("soft tissue sarcoma",),
+    "chest": ("lung tumor",),
+    "head": ("brain tumor",),
+    "pelvis": ("bladder tumor", "soft tissue sarcoma"),
+}
+
+
+@dataclass
+class Case:
+    """One scan, and for each prompt the truth that it asks for."""
+
+    name: str
+    set: str  # phantom or real
+    modality: str
+    read: Callable[[], tuple[MetaTensor, dict[str, Tensor], dict[str, Tensor]]]  # scan; prompt -> truth, host region
+    prompts: dict[str, tuple[str, str]] = field(default_factory=dict)  # prompt -> (category, split)
+
+
+def phantom_cases() -> Iterator[Case]:
+    """At least 20 seen, 40 unseen and 20 healthy volumes, always the same."""
+    seed = TEST_SEED
+    for split, table in (("seen", SEEN), ("unseen", UNSEEN)):
+        for category, count in table:
+            for k in range(count):
+                yield _phantom(seed, {"category": category}, {category: (category, split)}, k)
+                seed += 1
+    for region, modality in HEALTHY:
+        prompts = {p: ("healthy", "healthy") for p in HEALTHY_PROMPTS[region]}
+        yield _phantom(seed, {"category": "healthy", "region": region, "modality": modality}, prompts, 0)
+        seed += 1
+
+
+def _phantom(seed: int, arguments: dict, prompts: dict, k: int) -> Case:
+    from .vocabulary import LESIONS
+
+    if "modality" not in arguments:  # in turns, so that both are tested evenly
+        allowed = LESIONS[arguments["category"]].modalities
+        arguments = {**arguments, "modality": allowed[k % len(allowed)]}
+
+    def read() -> tuple[MetaTensor, dict, dict]:
+        phantom = generate(seed, shape=PHANTOM_SHAPE, spacing=PHANTOM_SPACING, **arguments)
+        affine = np.diag([*phantom.spacing, 1.0])
+        scan = MetaTensor(phantom.image, affine=affine, meta={"modality": phantom.modality, "path": f"phantom-{seed}"})
+        truth = {p: (phantom.lesions[0] > 0).to(torch.uint8) for p in prompts}
+        regions = {}
+        if arguments["category"] != "healthy":
+            hosts = [ORGANS[h].index for h in LESIONS[arguments["category"]].hosts]
+            region = torch.isin(phantom.organs[0], torch.tensor(hosts, dtype=torch.uint8))
+            regions = dict.fromkeys(prompts, region)
+        return scan, truth, regions
+
+    return Case(f"phantom-{seed}", "phantom", arguments["modality"], read, prompts)
+
+
+def data_folder() -> Path | None:
+    """Folder of real scans: $ZEROTUMOR_DATA, or shared/data beside the repository; None if there is none."""
+    beside = Path(__file__).resolve().parents[3] / "shared" / "data"
+    given = os.environ.get("ZEROTUMOR_DATA")
+    return next((Path(f) for f in (given, beside) if f and Path(f).is_dir()), None)
+
+
+def real_cases(folder: Path | None = None) -> Iterator[Case]:
+    """Every real scan with truth in the data folder; none if there is no folder."""
+    folder = folder or data_folder()
+    if folder is None:
+        return
+    tumor = folder / "tumour"
+    for patient in sorted((tumor / "sts").glob("STS_*")):
+        for modality, stem in (("CT", "CT"), ("MR", "MR_T1")):
+            image, mask = patient / f"{stem}_image.nii.gz", patient / f"{stem}_mask.nii.gz"
+            yield _files(f"{patient.name}-{modality}", modality, image, mask, {"soft tissue sarcoma": (None, "sarcoma")})
+    lung = tumor / "4dlung_113"
+    truths = {"lung tumor": ((4,), "lung tumor"), "lymph node metastasis": ((3,), "lymph node metastasis")}
+    yield _files("4dlung_113", "CT", lung / "image_crop.nii.gz", lung / "label_crop.nii.gz", truths)
+    for name, prompt in (("brain1", "brain tumor"), ("brain2", "brain tumor"), ("breast1", "breast tumor")):
+        files = [tumor / "brain_mr" / f"{name}_{kind}.nrrd" for kind in ("image", "label")]
+        yield _files(name, "MR", *files, {prompt: (None, prompt)})
+    gbm = tumor / "upenn_gbm"
+    yield _files("upenn_gbm", "MR", gbm / "t2.nii.gz", gbm / "seg.nii.gz", {"glioblastoma": (None, "glioblastoma")})
+    tiny = tumor / "tiny_flair"
+    yield _files("tiny_flair", "MR", tiny / "image.nii.gz", tiny / "mask.nii.gz", {"brain tumor": (None, "brain tumor")})
+    healthy = folder / "healthy" / "totalsegmentator"
+    asked = ("liver tumor", "kidney tumor", "kidney cyst", "pancreatic tumor", "soft tissue sarcoma")
+    for name, modality in (("example_ct", "CT"), ("example_ct_sm", "CT"), ("example_mr_sm", "MR")):
+        prompts = {p: (None, "healthy") for p in asked}
+        yield _files(name, modality, healthy / f"{name}.nii.gz", None, prompts, split="healthy")
+
+
+def _files(
+    name: str, modality: str, image: Path, mask: Path | None, prompts: dict[str, tuple], split: str = "unseen"
+) -> Case:
+    """A case from files; `prompts` maps a prompt to the mask's label values (None: all) and the category."""
+
+    def read() -> tuple[MetaTensor, dict, dict]:
+        scan = read_scan(image)
+        truth = {}
+        for prompt, (values, _) in prompts.items():
+            if mask is None:
+                truth[prompt] = torch.zeros(scan.shape[1:], dtype=torch.uint8)
+                continue
+            labels = _read_labels(mask, scan)
+            truth[prompt] = (labels > 0 if values is None else torch.isin(labels, torch.tensor(values))).to(torch.uint8)
+        return scan, truth, {}
+
+    return Case(name, "real", modality, read, {p: (c, split) for p, (_, c) in prompts.items()})
+
+
+def _read_labels(path: Path, scan: MetaTensor) -> Tensor:
+    """Label map (X, Y, Z) on the scan's grid.
+
+    Raises:
+        ValueError: the two grids differ.
+    """
+    labels = read_scan(path, labels=True)
+    if labels.shape != scan.shape or not torch.allclose(labels.affine, scan.affine, atol=1e-2):
+        raise ValueError(f"{path} does not lie on the grid of its scan")
+    return torch.as_tensor(labels[0]).as_subclass(Tensor).round().long()

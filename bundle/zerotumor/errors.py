@@ -1,0 +1,5 @@
+"""Errors that a person reads: one sentence that says what is wrong and what to do."""
+
+
+class ScanError(ValueError):
+    """A scan cannot be read, trusted or written."""

@@ -1,0 +1,94 @@
+"""The whole path: a scan as read and prompts in, masks on the scan's own grid and a report out.
+
+The command line, the demo, the evaluation and the server all go through here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from monai.data import MetaTensor
+from monai.transforms import SpatialResample
+from torch import Tensor
+
+from .inferer import Progress, VolumeFeatures, segment_volume
+from .prompts import Prompt, parse
+from .report import describe_prompt
+from .segmenter import Segmenter
+from .transforms import decide_modality, prepare
+
+
+@dataclass
+class ScanResult:
+    """Answer for one scan and P prompts, on the scan's own grid."""
+
+    masks: Tensor  # (P, X, Y, Z) uint8
+    report: dict
+    probabilities: Tensor | None = None  # (P, X, Y, Z) float32, when asked for
+    ungated: Tensor | None = None  # the same before any decision of presence, for ranking voxels
+    extras: dict[str, object] = field(default_factory=dict)
+
+
+def to_grid(maps: Tensor, affine: Tensor, scan: MetaTensor, *, batch: int = 1) -> Tensor:
+    """Resample maps (P, x, y, z) with an affine onto a scan's grid -> (P, X, Y, Z); linear, zero outside.
+
+    Goes prompt by prompt: a clinical CT of 512^3 voxels has no room for many at once.
+    """
+    resample = SpatialResample(mode="bilinear", padding_mode="zeros", dtype=torch.float32)
+    shape, target = scan.shape[1:], torch.as_tensor(scan.affine)
+    out = []
+    for k in range(0, len(maps), batch):
+        piece = MetaTensor(maps[k : k + batch], affine=affine)
+        out.append(torch.as_tensor(resample(piece, dst_affine=target, spatial_size=shape)).as_subclass(torch.Tensor))
+    return torch.cat(out)
+
+
+def segment_scan(
+    model: Segmenter,
+    scan: MetaTensor,
+    prompts: str | Sequence[str] | Sequence[Prompt],
+    *,
+    modality: str | None = None,
+    keep_probabilities: bool = False,
+    overlap: float = 0.5,
+    features: VolumeFeatures | None = None,
+    progress: Progress | None = None,
+) -> ScanResult:
+    """Segment a scan (1, X, Y, Z) of `volumes.read_scan` for P prompts.
+
+    Args:
+        prompts: text, or `prompts.parse`d. modality: CT or MR, if the file does not say. features: of an earlier call's
+        `inferer.encode_volume`, to skip the image.
+
+    Raises:
+        PromptError, ModalityError: see `prompts.parse` and `transforms.decide_modality`.
+    """
+    started = time.perf_counter()
+    modality = decide_modality(scan, scan.meta.get("modality"), modality)
+    if isinstance(prompts, str) or not all(isinstance(p, Prompt) for p in prompts):
+        prompts = parse(prompts, modality=modality, encoder=model.encoder)
+    prepared = prepare(scan, modality, model.spacing)
+    values = torch.as_tensor(prepared).as_subclass(torch.Tensor)
+    result = segment_volume(model, values, prompts, overlap=overlap, features=features, progress=progress)
+    probabilities = to_grid(result.probabilities, prepared.affine, scan)
+    masks = (probabilities >= 0.5).to(torch.uint8)
+    entries = [
+        describe_prompt(prompt, mask, scan.affine, result.scores[p], result.attributes[p])
+        for p, (prompt, mask) in enumerate(zip(prompts, masks, strict=True))
+    ]
+    report = {
+        "scan": str(scan.meta.get("path", "")),
+        "modality": modality,
+        "shape": list(scan.shape[1:]),
+        "weights_sha256": model.weights_sha256,
+        "seconds": round(time.perf_counter() - started, 2),
+        "prompts": entries,
+    }
+    out = ScanResult(masks, report)
+    if keep_probabilities:
+        out.probabilities = probabilities
+        out.ungated = to_grid(result.extras["ungated"], prepared.affine, scan)
+    return out

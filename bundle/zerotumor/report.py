@@ -1,0 +1,193 @@
+"""What is said of a mask: numbers, a table for the terminal, a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Orientation
+from rich.table import Table
+from scipy.ndimage import label as connected_components
+from scipy.spatial import ConvexHull, QhullError
+from scipy.spatial.distance import pdist
+from torch import Tensor
+
+from .prompts import Prompt
+
+MAX_COMPONENTS = 20
+COLORS = ("#ff4040", "#40c8ff", "#ffd040", "#60e060", "#ff60e0", "#ffffff")
+
+
+def describe_prompt(prompt: Prompt, mask: Tensor, affine: Tensor, score: float, attributes: dict | None = None) -> dict:
+    """Report of one prompt.
+
+    Args:
+        mask: (X, Y, Z), non-zero inside. affine: voxel to RAS mm. score: 0..1. attributes: what the method says.
+
+    Returns:
+        JSON-able: prompt, concept, nearest and similarity (text outside the vocabulary), found, score, volume_ml,
+        largest_diameter_mm and centroid_mm (RAS) of the largest component, components, attributes.
+    """
+    mask, affine = np.asarray(mask.cpu()) > 0, np.asarray(affine, dtype=float)
+    components = component_table(mask, affine)
+    entry = {
+        "prompt": prompt.text,
+        "concept": prompt.name,
+        "organs": list(prompt.organs),
+        "found": bool(components),
+        "score": round(float(score), 4),
+        "volume_ml": round(sum(c["volume_ml"] for c in components), 3),
+        "largest_diameter_mm": max((c["largest_diameter_mm"] for c in components), default=None),
+        "centroid_mm": components[0]["centroid_mm"] if components else None,
+        "components": components[:MAX_COMPONENTS],
+        "component_count": len(components),
+    }
+    if prompt.nearest is not None:
+        entry |= {"nearest_concept": prompt.nearest, "similarity": prompt.similarity}
+    if attributes and components:
+        entry |= attributes
+    return entry
+
+
+def component_table(mask: np.ndarray, affine: np.ndarray) -> list[dict]:
+    """Connected components (26 neighbors) of a mask, largest first: volume, largest diameter, centroid in mm (RAS)."""
+    labels, count = connected_components(mask, structure=np.ones((3, 3, 3)))
+    voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1000
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    rows = []
+    for k in np.argsort(-sizes, kind="stable")[:MAX_COMPONENTS]:
+        where = np.argwhere(labels == k + 1)
+        mm = where @ affine[:3, :3].T + affine[:3, 3]
+        rows.append(
+            {
+                "volume_ml": round(float(len(where) * voxel_ml), 3),
+                "largest_diameter_mm": round(feret_diameter(mm), 1),
+                "centroid_mm": [round(float(x), 1) for x in mm.mean(0)],
+            }
+        )
+    return rows
+
+
+def feret_diameter(points: np.ndarray) -> float:
+    """Largest distance between any two of n points (n, 3), in their unit; on the convex hull, where it must lie."""
+    if len(points) < 2:
+        return 0.0
+    if len(points) > 50:
+        try:
+            points = points[ConvexHull(points).vertices]
+        except QhullError:  # all points in one plane: their extremes along many directions are enough
+            directions = np.random.default_rng(0).normal(size=(200, 3))
+            points = points[np.unique(np.argmax(points @ directions.T, axis=0))]
+    return float(pdist(points).max())
+
+
+def table(reports: Sequence[dict]) -> Table:
+    """Terminal table of one or several scans' reports."""
+    many = len(reports) > 1
+    out = Table(title=None)
+    for name in (["scan"] if many else []) + ["prompt", "found", "score", "ml", "mm across", "centroid mm"]:
+        out.add_column(name, overflow="fold")
+    for report in reports:
+        for e in report["prompts"]:
+            hint = f"\n(nearest concept: {e['nearest_concept']}, {e['similarity']:.2f})" if "nearest_concept" in e else ""
+            row = [
+                e["prompt"] + hint,
+                "yes" if e["found"] else "no",
+                f"{e['score']:.2f}",
+                f"{e['volume_ml']:.1f}" if e["found"] else "-",
+                f"{e['largest_diameter_mm']:.0f}" if e["found"] else "-",
+                " ".join(f"{x:.0f}" for x in e["centroid_mm"]) if e["found"] else "-",
+            ]
+            out.add_row(*([Path(report["scan"]).name] if many else []), *row)
+    return out
+
+
+def window(image: np.ndarray, modality: str) -> np.ndarray:
+    """Gray values 0..1: soft tissue for CT (lung, where the scan is mostly air), percentiles for MR."""
+    if modality == "CT":
+        lung = np.median(image[image > -950]) < -300 if (image > -950).any() else False
+        low, high = (-1000, 400) if lung else (-160, 240)
+    else:
+        inside = image[image > 0]
+        low, high = (0.0, float(np.percentile(inside, 99.5))) if inside.size else (0.0, 1.0)
+    return np.clip((image - low) / max(high - low, 1e-6), 0, 1)
+
+
+def overlay(
+    scan: MetaTensor, masks: Tensor, report: dict, path: str | Path, truth: Tensor | None = None
+) -> None:
+    """PNG with axial, coronal and sagittal slices through the largest lesion found (or the middle of the scan).
+
+    Radiological convention: the patient's right is on the left. Outlines: one color a prompt; truth, if given, dashed.
+    """
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    to_ras = Orientation(axcodes="RAS", labels=None)
+    image = to_ras(scan)
+    spacing = np.linalg.norm(np.asarray(image.affine)[:3, :3], axis=0)
+
+    def turn(mask: Tensor) -> np.ndarray:
+        return np.asarray(to_ras(MetaTensor(mask[None].float(), affine=scan.affine))[0])
+
+    drawn = [turn(m) for m in masks]
+    true = turn(truth) if truth is not None else None
+    gray = window(np.asarray(image[0]), report["modality"])
+    center = focus(drawn if any(d.any() for d in drawn) else ([true] if true is not None else []), gray.shape)
+    figure, axes = plt.subplots(1, 3, figsize=(13, 5.2), facecolor="black")
+    for axis, (name, k) in zip(axes, (("axial", 2), ("coronal", 1), ("sagittal", 0)), strict=True):
+        rows, columns = [(1, 0), (2, 0), (2, 1)][[2, 1, 0].index(k)]
+        aspect = spacing[rows] / spacing[columns]
+
+        def plane(volume: np.ndarray, k: int = k) -> np.ndarray:
+            return np.take(volume, center[k], axis=k).T  # first axis up, second to the right of the page
+
+        axis.imshow(plane(gray), cmap="gray", vmin=0, vmax=1, origin="lower", aspect=aspect)
+        for p, mask in enumerate(drawn):
+            if plane(mask).any():
+                axis.contour(plane(mask), [0.5], colors=COLORS[p % len(COLORS)], linewidths=1.4)
+        if true is not None and plane(true).any():
+            axis.contour(plane(true), [0.5], colors="#40ff40", linewidths=1.0, linestyles="dashed")
+        axis.invert_xaxis()  # the patient's right on the left of the page; for the sagittal view, the front
+        axis.set_title(name, color="white", fontsize=10)
+        axis.axis("off")
+    figure.suptitle(caption(report), color="white", fontsize=10)
+    figure.tight_layout()
+    figure.savefig(path, dpi=90, facecolor="black", format="png")
+    plt.close(figure)
+
+
+def focus(masks: Sequence[np.ndarray], shape: Sequence[int]) -> list[int]:
+    """Voxel that slices go through: the centroid of the largest component of any mask, else the middle."""
+    best, size = [n // 2 for n in shape], 0
+    for mask in masks:
+        labels, count = connected_components(mask > 0.5)
+        if count:
+            sizes = np.bincount(labels.ravel())[1:]
+            if sizes.max() > size:
+                size = int(sizes.max())
+                best = [int(round(x)) for x in np.argwhere(labels == sizes.argmax() + 1).mean(0)]
+    return best
+
+
+def caption(report: dict) -> str:
+    """One line a prompt: what was asked and what was found."""
+    lines = []
+    for e in report["prompts"][:4]:
+        if e["found"]:
+            lines.append(f"{e['prompt']}: {e['volume_ml']:.1f} ml, {e['largest_diameter_mm']:.0f} mm, score {e['score']:.2f}")
+        else:
+            lines.append(f"{e['prompt']}: nothing found (score {e['score']:.2f})")
+    return "\n".join(lines)
+
+
+def as_mask(masks: Tensor) -> Tensor:
+    """Masks of P prompts (P, X, Y, Z) -> one label map (X, Y, Z): p + 1 for prompt p; the first prompt wins overlaps."""
+    labels = torch.zeros(masks.shape[1:], dtype=torch.uint8)
+    for p in reversed(range(len(masks))):
+        labels[masks[p] > 0] = p + 1
+    return labels

@@ -1,0 +1,180 @@
+"""Scans from files and masks to files: NIfTI, NRRD, DICOM folders.
+
+A scan is a MetaTensor (1, X, Y, Z) in its own orientation with an affine from voxel index to RAS mm, as nibabel's. What
+cannot be trusted (no affine, NaN, a missing slice) is refused with a sentence, never repaired in silence.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import nibabel as nib
+import nrrd
+import numpy as np
+import SimpleITK as sitk
+import torch
+from monai.data import MetaTensor
+
+from .dicom import from_sitk, read_dicom_folder
+from .errors import ScanError
+
+NIFTI, NRRD = (".nii", ".nii.gz"), (".nrrd", ".nhdr")
+
+
+def suffix_of(path: Path) -> str:
+    """The part of the name that tells the format: ".nii.gz", ".nrrd", ... in lower case."""
+    return ".nii.gz" if path.name.lower().endswith(".nii.gz") else path.suffix.lower()
+
+
+def stem_of(path: Path) -> str:
+    """The name without the format's suffix."""
+    return path.name[: len(path.name) - len(suffix_of(path))] if path.is_file() else path.name
+
+
+def read_scan(path: str | Path, *, series: str | None = None, labels: bool = False) -> MetaTensor:
+    """Read a NIfTI or NRRD file or a DICOM folder.
+
+    Args:
+        series: SeriesInstanceUID, where a folder holds several. labels: the file is a label map and may be constant.
+
+    Returns:
+        (1, X, Y, Z) float32 with `.affine` (RAS mm); `.meta["path"]`, and `.meta["modality"]` if the file states it.
+
+    Raises:
+        ScanError: there is no such scan, it is damaged, or it cannot be trusted; one sentence with the remedy.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ScanError(f"{path} does not exist: check the name")
+    if path.is_dir():
+        values, affine, modality = read_dicom_folder(path, series)
+    elif path.stat().st_size == 0:
+        raise ScanError(f"{path} is empty: copy it again")
+    elif suffix_of(path) in NIFTI:
+        values, affine, modality = _read_nifti(path)
+    elif suffix_of(path) in NRRD:
+        values, affine, modality = _read_nrrd(path)
+    else:
+        raise ScanError(f"{path} is neither NIfTI (.nii, .nii.gz) nor NRRD (.nrrd) nor a DICOM folder: convert it first")
+    check_values(values, path, labels)
+    meta = {"path": str(path), "filename_or_obj": str(path)}
+    if modality:
+        meta["modality"] = modality
+    return MetaTensor(torch.from_numpy(np.ascontiguousarray(values[None], dtype=np.float32)), affine=affine, meta=meta)
+
+
+def _read_nifti(path: Path) -> tuple[np.ndarray, torch.Tensor, str | None]:
+    try:
+        image = nib.load(path)
+        values = np.asarray(image.dataobj, dtype=np.float32)
+    except (EOFError, zlib.error, OSError, ValueError, nib.filebasedimages.ImageFileError) as error:
+        raise ScanError(f"{path} is damaged or no NIfTI file: copy or export it again ({_short(error)})") from error
+    header = image.header
+    if int(header["sform_code"]) == 0 and int(header["qform_code"]) == 0:
+        raise ScanError(
+            f"{path} has no affine (sform and qform are unset), so millimeters and left and right are unknown: "
+            "export it again with its geometry"
+        )
+    while values.ndim > 3 and values.shape[-1] == 1:
+        values = values[..., 0]
+    return values, torch.from_numpy(image.affine), None
+
+
+def _read_nrrd(path: Path) -> tuple[np.ndarray, torch.Tensor, str | None]:
+    try:
+        header = nrrd.read_header(str(path))
+        if "space directions" not in header:
+            raise ScanError(f"{path} has no space directions, so millimeters are unknown: export it with its geometry")
+        image = sitk.ReadImage(str(path))
+    except (RuntimeError, OSError, nrrd.NRRDError, ValueError) as error:
+        if isinstance(error, ScanError):
+            raise
+        raise ScanError(f"{path} is damaged or no NRRD file: copy or export it again ({_short(error)})") from error
+    if image.GetNumberOfComponentsPerPixel() > 1 or image.GetDimension() != 3:
+        raise ScanError(f"{path} is not a single 3-D volume (it is 4-D or colored): give one volume a file")
+    return (*from_sitk(image), None)
+
+
+def _short(error: Exception) -> str:
+    """The last line of an error's message, for the end of a sentence."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:120]
+
+
+def check_values(values: np.ndarray, path: Path, labels: bool = False) -> None:
+    """Refuse what is no scan: wrong dimensions, one slice, NaN, one single value.
+
+    Raises:
+        ScanError: with the remedy.
+    """
+    if values.ndim != 3:
+        raise ScanError(f"{path} has {values.ndim} dimensions, {tuple(values.shape)}: give one 3-D volume a file")
+    if values.size == 0:
+        raise ScanError(f"{path} holds no voxels: export it again")
+    if min(values.shape) < 2:
+        raise ScanError(f"{path} is a single slice, {tuple(values.shape)}: give the whole volume")
+    if not np.isfinite(values).all():
+        raise ScanError(f"{path} holds NaN or infinite voxels: replace them (by air, if they lie outside the scan)")
+    if labels:
+        return
+    if values.min() == values.max():
+        raise ScanError(f"{path} is constant (every voxel is {values.min():g}): check the export")
+    if np.unique(values.reshape(-1)[:: max(1, values.size // 100_000)]).size <= 8 and values.size > 5_000:
+        raise ScanError(f"{path} has next to no gray values, so it is a label map and no scan: give the image")
+
+
+def find_scans(inputs: Iterable[str | Path]) -> list[Path]:
+    """All scans in files and folders: NIfTI and NRRD files, and folders that hold DICOM files, in order of name.
+
+    A folder that holds none of these is returned itself, so that reading it says what is wrong.
+    """
+    found: list[Path] = []
+    for item in map(Path, inputs):
+        if not item.is_dir():
+            found.append(item)
+            continue
+        inside = [f for f in sorted(item.rglob("*")) if f.is_file() and not f.name.startswith(".")]
+        files = [f for f in inside if suffix_of(f) in NIFTI + NRRD]
+        folders = dict.fromkeys(f.parent for f in inside if suffix_of(f) in (".dcm", "") and _is_dicom(f))
+        found.extend([*files, *folders] or [item])
+    return list(dict.fromkeys(found))
+
+
+def _is_dicom(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return path.suffix.lower() == ".dcm" or file.read(132)[128:] == b"DICM"
+
+
+def write_atomically(path: Path, write) -> None:
+    """Call `write(temporary)` and rename the result to `path`: a full disk or a crash leaves nothing half-written.
+
+    Raises:
+        ScanError: the disk is full or the folder cannot be written.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".writing-", suffix=suffix_of(path))
+        os.close(handle)
+        temporary = Path(name)
+        write(temporary)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        raise ScanError(f"{path} could not be written ({_short(error)}): free some space or choose another --out") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_mask(mask: torch.Tensor, affine: torch.Tensor, path: Path) -> None:
+    """Write a mask (X, Y, Z) of small integers as NIfTI (RAS affine in mm), atomically."""
+    array = np.asarray(mask.cpu(), dtype=np.uint8)
+    image = nib.Nifti1Image(array, np.asarray(affine, dtype=np.float64))
+    image.header.set_xyzt_units("mm")
+    write_atomically(Path(path), lambda temporary: nib.save(image, temporary))

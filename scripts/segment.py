@@ -1,0 +1,157 @@
+"""Segment scans by text.
+
+python scripts/segment.py scan.nii.gz --prompt "liver tumor" --prompt "renal cyst" --out results
+
+Takes NIfTI and NRRD files, DICOM folders, and folders of these. For every scan it writes a label map (NAME_mask.nii.gz:
+1 is the first prompt), a report (NAME.json) and a picture (NAME.png); for all of them, summary.csv. What is done already
+is skipped, and a bad scan does not stop the rest.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from zerotumor.errors import ScanError
+from zerotumor.pipeline import ScanResult, segment_scan
+from zerotumor.prompts import Prompt, PromptError, parse
+from zerotumor.report import as_mask, overlay, table
+from zerotumor.segmenter import METHODS, Segmenter, WeightsError, load
+from zerotumor.text import TextEncoderError
+from zerotumor.transforms import ModalityError
+from zerotumor.volumes import find_scans, read_scan, stem_of, write_atomically, write_mask
+
+COLUMNS = ("scan", "status", "prompt", "found", "score", "volume_ml", "largest_diameter_mm", "centroid_mm", "error")
+console = Console()
+
+
+def outputs(out: Path, scan: Path, names: set[str]) -> dict[str, Path]:
+    """Files of one scan; scans of one name in different folders get a mark that tells them apart."""
+    name = stem_of(scan)
+    if name in names:
+        name += "-" + hashlib.sha256(str(scan.resolve()).encode()).hexdigest()[:8]
+    names.add(name)
+    return {"mask": out / f"{name}_mask.nii.gz", "report": out / f"{name}.json", "picture": out / f"{name}.png"}
+
+
+def done_report(files: dict[str, Path], request: dict) -> dict | None:
+    """The report of an earlier run that asked for the same, if all of its files are there."""
+    try:
+        report = json.loads(files["report"].read_text())
+    except (OSError, json.JSONDecodeError):
+        return None
+    return report if report.get("request") == request and all(f.is_file() for f in files.values()) else None
+
+
+def save(scan, result: ScanResult, files: dict[str, Path]) -> None:
+    """Mask, picture, and last the report: a report on disk says that the rest is there."""
+    write_mask(as_mask(result.masks), scan.affine, files["mask"])
+    write_atomically(files["picture"], lambda path: overlay(scan, result.masks, result.report, path))
+    text = json.dumps(result.report, indent=2) + "\n"
+    write_atomically(files["report"], lambda path: path.write_text(text))
+
+
+def segment_one(
+    model: Segmenter, path: Path, prompts: list[Prompt], files: dict[str, Path], request: dict, modality: str | None,
+    series: str | None, tick,
+) -> dict:  # fmt: skip
+    """One scan from file to files; returns its report."""
+    scan = read_scan(path, series=series)
+    result = segment_scan(model, scan, prompts, modality=modality, progress=tick)
+    result.report |= {"request": request, "mask": files["mask"].name, "picture": files["picture"].name}
+    save(scan, result, files)
+    return result.report
+
+
+def rows_of(path: Path, report: dict | None, status: str, error: str = "") -> list[dict]:
+    """Lines of summary.csv for one scan."""
+    if report is None:
+        return [{"scan": str(path), "status": status, "error": error}]
+    keys = ("prompt", "found", "score", "volume_ml", "largest_diameter_mm", "centroid_mm")
+    return [{"scan": str(path), "status": status, **{k: e[k] for k in keys}} for e in report["prompts"]]
+
+
+def write_summary(rows: list[dict], path: Path) -> None:
+    """summary.csv, one line a scan and prompt."""
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "w", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    write_atomically(path, write)
+
+
+def main(
+    inputs: Annotated[list[Path], typer.Argument(help="NIfTI or NRRD files, DICOM folders, or folders of these")],
+    prompt: Annotated[list[str], typer.Option(help="what to look for; may be given several times")],
+    out: Annotated[Path, typer.Option(help="folder for the results")],
+    method: Annotated[str, typer.Option(help=f"one of: {', '.join(METHODS)}")] = "malenia",
+    weights: Annotated[Path | None, typer.Option(help="weights of your own; default: the starter weights")] = None,
+    modality: Annotated[str | None, typer.Option(help="CT or MR, where the files do not tell")] = None,
+    series: Annotated[str | None, typer.Option(help="SeriesInstanceUID, where a DICOM folder mixes series")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    force: Annotated[bool, typer.Option(help="segment again what is done")] = False,
+) -> None:
+    """Segment scans by text."""
+    try:
+        model = load(method, weights, device=device)
+        prompts = parse(prompt, encoder=model.encoder)
+    except (WeightsError, TextEncoderError, PromptError, ValueError) as error:
+        console.print(f"[red]{error}")
+        raise typer.Exit(2) from None
+    request = {
+        "method": method, "weights": model.weights_sha256, "prompts": [p.text for p in prompts], "modality": modality,
+        "series": series,
+    }  # fmt: skip
+    rows, reports, failed, names = [], [], 0, set()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    scans = find_scans(inputs)
+    with Progress(*columns, console=console) as progress:
+        whole = progress.add_task("scans", total=len(scans))
+        for path in scans:
+            files = outputs(out, path, names)
+            window = progress.add_task(f"  {path.name}", total=None)
+            report = None if force else done_report(files, request)
+            status, error = ("skipped", "") if report else ("done", "")
+            if report is None:
+                tick = lambda k, n, task=window: progress.update(task, completed=k, total=n)  # noqa: E731
+                try:
+                    report = segment_one(model, path, prompts, files, request, modality, series, tick)
+                except (ScanError, ModalityError) as problem:
+                    status, error = "failed", str(problem)
+                except Exception as problem:  # whatever is wrong with one scan, the others are still to be done
+                    status, error = "failed", f"{type(problem).__name__}: {problem}"
+            rows += rows_of(path, report if status != "failed" else None, status, error)
+            if status == "failed":
+                failed += 1
+                progress.console.print(f"[red]{path.name}: {error}")
+            else:
+                reports.append(report)
+            progress.remove_task(window)
+            progress.advance(whole)
+    if reports:
+        console.print(table(reports))
+    try:
+        write_summary(rows, out / "summary.csv")
+    except ScanError as error:
+        console.print(f"[red]{error}")
+        raise typer.Exit(1) from None
+    console.print(f"{len(reports)} of {len(scans)} scans; results in {out}")
+    if failed or not scans:
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(main)
