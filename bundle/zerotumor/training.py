@@ -6,6 +6,7 @@ of `vocabulary.ORGANS`, `values` (K, 8) bank index of each instance's attributes
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -31,7 +32,7 @@ MIRRORED = {
 }
 
 
-def phantom_datalist(count: int, start: int = 0, difficulty: tuple[float, float] = (0.2, 1.0)) -> list[dict]:
+def phantom_datalist(count: int, start: int = 0, difficulty: tuple[float, float] = (0.0, 0.75)) -> list[dict]:
     """One record a phantom: its seed and a difficulty, spread evenly over the range by the golden ratio."""
     low, high = difficulty
     return [{"seed": s, "difficulty": low + (high - low) * (s * 0.618034 % 1)} for s in range(start, start + count)]
@@ -120,9 +121,13 @@ class RandAppearance(Randomizable, Transform):
 
 def collate(samples: Sequence[Mapping[str, Tensor]]) -> dict[str, object]:
     """Samples -> `image` (B, 2, X, Y, Z) float and `label`, a list of the samples' truths: lesion sets differ in size."""
+    # MONAI's cropping transforms return lists of samples
+    samples = [one for s in samples for one in (s if isinstance(s, list) else [s])]
     return {
-        "image": torch.stack([s["image"].float() for s in samples]),
-        "label": [{k: s[k] for k in ("lesions", "organs", "values")} for s in samples],
+        "image": torch.stack([torch.as_tensor(s["image"]).as_subclass(Tensor).float() for s in samples]),
+        "label": [
+            {k: torch.as_tensor(s[k]).as_subclass(Tensor) for k in ("lesions", "organs", "values")} for s in samples
+        ],
     }
 
 
@@ -205,7 +210,7 @@ class LossParts:
     def epoch(self, engine: Engine) -> None:
         """Log the epoch's means and start again."""
         steps = engine.state.epoch_length
-        engine.logger.info("loss parts: " + ", ".join(f"{n} {v / steps:.3f}" for n, v in self.sums.items()))
+        logging.getLogger(__name__).info("loss parts: " + ", ".join(f"{n} {v / steps:.3f}" for n, v in self.sums.items()))
         self.sums = {}
 
 

@@ -176,7 +176,7 @@ def insert(
     alpha = alpha * allowed
     level = reference(means, tissue, inside, host)
     fluid = "cyst" in category and modality == "CT"
-    clear = 1.5 - 0.8 * difficulty
+    clear = 1.9 - 1.1 * difficulty
     value = target_value(draw, attributes["density"], level, modality, fluid, clear)
     values = paint_values(draw, points, distance, shape, attributes, value, modality, value - level)
     return means_map * (1 - alpha) + values * alpha, alpha > 0.5, attributes

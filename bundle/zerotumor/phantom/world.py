@@ -23,7 +23,7 @@ from .pelvis import Pelvis
 BODIES: dict[str, type] = {b.region: b for b in (Limb, Abdomen, Chest, Head, Pelvis, Abstract)}
 SEEN_WEIGHTS = {"liver tumor": 0.2, "kidney tumor": 0.15, "kidney cyst": 0.15, "abstract lesion": 0.5}
 HEALTHY_REGIONS = {"limb": 0.22, "abdomen": 0.25, "chest": 0.15, "head": 0.15, "pelvis": 0.13, "abstract": 0.1}
-P_HEALTHY = 0.3
+P_HEALTHY = 0.25
 COARSE_MM = 12.0
 
 

@@ -1,0 +1,118 @@
+"""Training samples from folders of scans with label maps (MSD tasks, KiTS23, data of your own).
+
+A datalist is JSON: {"training": [...], "validation": [...]} of records
+{"image": path, "label": path, "labels": {"1": "kidney", "2": "kidney tumor"}, "modality": "CT", "attributes": {...}}.
+Names are of organs or lesions of the vocabulary; paths are relative to the datalist. `attributes` (attribute -> value, for
+all lesions of the scan) may be missing, as it is in public sets: what is unknown stays out of the alignment loss.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import Orientation, Spacing, Transform
+from scipy.ndimage import label as connected_components
+from torch import Tensor
+
+from .errors import ScanError
+from .malenia.attributes import NAMES, value_index
+from .transforms import decide_modality, prepare
+from .vocabulary import ATTRIBUTES, LESIONS, ORGANS, PAIRS
+from .volumes import read_scan
+
+MIN_VOXELS = 3
+
+
+def read_datalist(path: str | Path, section: str = "training", seen_only: bool = True) -> list[dict]:
+    """Records of one section, paths made absolute; with `seen_only`, without lesions that are to stay unseen.
+
+    Raises:
+        ScanError: the file is missing or no datalist, or names something that the vocabulary does not know.
+    """
+    path = Path(path)
+    try:
+        records = json.loads(path.read_text())[section]
+    except (OSError, json.JSONDecodeError, KeyError) as error:
+        raise ScanError(f"{path} is no datalist with a section {section!r}: see zerotumor/scans.py for its form") from error
+    kept = []
+    for record in records:
+        names = record["labels"].values()
+        for name in names:
+            if name not in LESIONS and name not in ORGANS and name not in PAIRS:
+                raise ScanError(f"{path} names {name!r}, which is no organ or lesion of the vocabulary: correct the name")
+        if seen_only and any(name in LESIONS and not LESIONS[name].seen for name in names):
+            continue
+        full = {k: str(path.parent / record[k]) for k in ("image", "label")}
+        kept.append({**record, **full})
+    return kept
+
+
+class LoadScan(Transform):
+    """A record -> a sample on the network's grid: `image`, `lesions`, `organs`, `values` (see `training`).
+
+    Each connected component of a lesion label is an instance of its own; it lies in the organ label that it touches, or
+    in its category's only host. Deterministic, so that the result can be cached.
+
+    Args:
+        spacing: mm.
+    """
+
+    def __init__(self, spacing: float = 3.0) -> None:
+        self.spacing = spacing
+
+    def __call__(self, record: Mapping[str, object]) -> dict[str, Tensor]:
+        scan = read_scan(record["image"])
+        labels = read_scan(record["label"], labels=True)
+        if labels.shape != scan.shape:
+            raise ScanError(f"{record['label']} has another shape than its scan: give the label map of {record['image']}")
+        modality = decide_modality(scan, user=record.get("modality"))
+        image = prepare(scan, modality, self.spacing)
+        labels = Orientation(axcodes="RAS", labels=None)(MetaTensor(labels, affine=scan.affine))
+        labels = Spacing(pixdim=(self.spacing,) * 3, mode="nearest")(labels)
+        classes = torch.as_tensor(labels[0]).as_subclass(Tensor).round().long()
+        organs = torch.zeros(classes.shape, dtype=torch.uint8)
+        lesions, values = torch.zeros_like(organs), []
+        for number, name in record["labels"].items():
+            where = classes == int(number)
+            if name in LESIONS:
+                self._lesions(name, where, lesions, values, record)
+                self._paint_organ(organs, where, LESIONS[name].hosts)
+            else:
+                self._paint_organ(organs, where, PAIRS.get(name, (name,)))
+        return {
+            "image": torch.as_tensor(image).as_subclass(Tensor).half(),
+            "lesions": lesions[None],
+            "organs": organs[None],
+            "values": torch.tensor(values, dtype=torch.int16).reshape(-1, len(NAMES)),
+        }
+
+    @staticmethod
+    def _paint_organ(organs: Tensor, where: Tensor, hosts: tuple[str, ...]) -> None:
+        """Label an organ; a pair is told apart by the side of the scan's middle (RAS: the right side has larger x)."""
+        middle = where.shape[0] / 2
+        right = (torch.arange(where.shape[0]) >= middle)[:, None, None]
+        for host in hosts:
+            part = where & right if host.startswith("right") else where & ~right if host.startswith("left") else where
+            organs[part] = ORGANS[host].index
+            if not host.startswith(("left", "right")):
+                break
+
+    @staticmethod
+    def _lesions(name: str, where: Tensor, lesions: Tensor, values: list, record: Mapping[str, object]) -> None:
+        known = record.get("attributes") or {}
+        hosts = LESIONS[name].hosts
+        components, count = connected_components(where.numpy(), np.ones((3, 3, 3)))
+        for k in range(1, count + 1):
+            part = torch.from_numpy(components == k)
+            if int(part.sum()) < MIN_VOXELS or len(values) == 250:
+                continue
+            side = "right" if float(part.nonzero()[:, 0].float().mean()) >= where.shape[0] / 2 else "left"
+            host = next((h for h in hosts if h.startswith(side)), hosts[0])
+            row = {"location": host, **known}
+            lesions[part] = len(values) + 1
+            values.append([value_index(n, row[n]) if row.get(n) in ATTRIBUTES[n] else -1 for n in NAMES])

@@ -1,0 +1,142 @@
+"""Measure methods: one command, one record a case and prompt, tables with intervals.
+
+python scripts/evaluate.py --method malenia,outlier,everything --set all --out out/evaluation.json
+
+Sets: `phantom` (fixed seeds that training never draws) and `real` (every scan with truth in $ZEROTUMOR_DATA).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
+
+import torch
+import typer
+from monai.data import MetaTensor
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from zerotumor.baselines import BASELINES
+from zerotumor.cohorts import Case, phantom_cases, real_cases
+from zerotumor.metrics import bootstrap, score_case
+from zerotumor.pipeline import ScanResult, segment_scan
+from zerotumor.prompts import Prompt, parse
+from zerotumor.segmenter import METHODS, load
+from zerotumor.volumes import write_atomically, write_mask
+
+console = Console(width=140)
+Predict = Callable[[MetaTensor, list[Prompt], str], ScanResult]
+FIGURES = ("dice", "nsd2", "auroc", "fpr95", "lesion_f1", "fp_ml")
+
+
+def predictor(name: str, weights: Path | None, device: str) -> tuple[Predict, str]:
+    """A method or baseline as a function of scan, prompts and modality; and the hash of its weights."""
+    if name in BASELINES:
+        return BASELINES[name], "none"
+    model = load(name, weights, device=device)
+
+    def predict(scan: MetaTensor, prompts: list[Prompt], modality: str) -> ScanResult:
+        return segment_scan(model, scan, prompts, modality=modality, keep_probabilities=True)
+
+    return predict, model.weights_sha256
+
+
+def evaluate_case(case: Case, predictors: dict[str, Predict], masks: Path | None) -> list[dict]:
+    """Records of one case for all methods."""
+    scan, truths, regions = case.read()
+    prompts = parse(list(case.prompts))
+    spacing = torch.linalg.vector_norm(torch.as_tensor(scan.affine)[:3, :3], dim=0).tolist()
+    records = []
+    for method, predict in predictors.items():
+        started = time.perf_counter()
+        result = predict(scan, prompts, case.modality)
+        seconds = time.perf_counter() - started
+        for p, (prompt, (category, split)) in enumerate(case.prompts.items()):
+            figures = score_case(result.masks[p], truths[prompt], result.ungated[p], spacing, regions.get(prompt))
+            entry = result.report["prompts"][p]
+            records.append(
+                {
+                    "method": method, "set": case.set, "split": split, "category": category, "modality": case.modality,
+                    "case": case.name, "prompt": prompt, "found": entry["found"], "score": entry["score"],
+                    **{k: None if v != v else round(v, 5) for k, v in figures.items()}, "seconds": round(seconds, 3),
+                }
+            )  # fmt: skip
+            if masks is not None:
+                name = f"{case.name}_{prompt.replace(' ', '-')}_{method}.nii.gz"
+                write_mask(result.masks[p], scan.affine, masks / name)
+    return records
+
+
+def groups(records: list[dict]) -> dict[tuple[str, str], list[dict]]:
+    """(set, group) -> records: seen, unseen and healthy apart, and real scans by category and modality too."""
+    out: dict[tuple[str, str], list[dict]] = {}
+    for r in records:
+        out.setdefault((r["set"], r["split"]), []).append(r)
+    for r in records:
+        if r["split"] != "healthy":
+            out.setdefault((r["set"], f"{r['category']} {r['modality']}"), []).append(r)
+    return out
+
+
+def median(values: list[float]) -> float:
+    """Median, nan for nothing."""
+    return float(torch.tensor(values).median()) if values else float("nan")
+
+
+def table(records: list[dict], method: str) -> Table:
+    """Means with 95 % bootstrap intervals over cases."""
+    out = Table(title=method)
+    for name in ("set", "group", "n", "Dice", "NSD 2 mm", "AUROC", "FPR95", "lesion F1", "FP ml (median)"):
+        out.add_column(name)
+    for (set_, group), rows in groups([r for r in records if r["method"] == method]).items():
+        cells = []
+        for figure in FIGURES[:-1]:
+            mean, low, high = bootstrap([r[figure] for r in rows])
+            cells.append("-" if mean != mean else f"{mean:.2f} [{low:.2f}, {high:.2f}]")
+        out.add_row(set_, group, str(len(rows)), *cells, f"{median([r['fp_ml'] for r in rows]):.1f}")
+    return out
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="JSON file for the records")],
+    method: Annotated[str, typer.Option(help=f"{', '.join([*METHODS, *BASELINES])}; several separated by commas")] = "malenia",
+    set_: Annotated[str, typer.Option("--set", help="phantom, real or all")] = "all",
+    weights: Annotated[Path | None, typer.Option(help="weights of your own; default: the starter weights")] = None,
+    masks: Annotated[Path | None, typer.Option(help="folder to keep the masks in, to look at them")] = None,
+    limit: Annotated[int | None, typer.Option(help="every set cut to this many evenly spread cases")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+) -> None:
+    """Measure methods on phantoms and real scans."""
+    if set_ not in ("phantom", "real", "all"):
+        console.print(f"[red]there is no set {set_!r}: choose phantom, real or all")
+        raise typer.Exit(2)
+    predictors, hashes = {}, {}
+    for name in method.split(","):
+        predictors[name], hashes[name] = predictor(name, weights if name in METHODS else None, device)
+    cases = []
+    for name, listed in (("phantom", phantom_cases), ("real", real_cases)):
+        if set_ in (name, "all"):
+            some = list(listed())
+            if not some:
+                console.print("[yellow]no real scans here: set ZEROTUMOR_DATA to their folder")
+            cases += some if limit is None else some[:: max(1, len(some) // limit)][:limit]
+    records = []
+    with Progress(console=console) as progress:
+        for case in progress.track(cases, description="cases"):
+            records += evaluate_case(case, predictors, masks)
+    saved = {"weights_sha256": hashes, "sets": set_, "records": records}
+    write_atomically(out, lambda path: path.write_text(json.dumps(saved, indent=1) + "\n"))
+    for name in predictors:
+        console.print(table(records, name))
+    console.print(f"{len(records)} records in {out}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
