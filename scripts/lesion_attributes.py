@@ -4,8 +4,9 @@ python scripts/lesion_attributes.py [SPREADSHEET or data folder]
 
 The spreadsheet (MIT licence, English reports) has a sheet for each of seven kinds of lesion and a row for each lesion,
 with a code for each attribute. It is typed by hand: a cell that is empty or holds something that is no code of its
-column ("1、2", "12", 4 where there are two) counts as not known, and is listed. Rows without a single code are no
-lesions. Without an argument the spreadsheet is looked for under $ZEROTUMOR_DATA, then in ../shared/data.
+column ("1、2", "12", 4 where there are two) counts as not known and is listed, and the rest of its row counts. Rows
+without a single code are no lesions. Without an argument the spreadsheet is looked for under $ZEROTUMOR_DATA, then in
+../shared/data.
 """
 
 from __future__ import annotations
@@ -121,12 +122,15 @@ def _read_sheet(sheet, name: str, places: Sequence[str]) -> Kind:
         raise SpreadsheetError(
             f"the sheet of {name} does not begin with the columns 1) to {len(COLUMNS)}): give the published .xlsx"
         )
+    values = {**ATTRIBUTES, "location": places}
+    if name != "lung cancer":  # only there a fourth density exists, part ground glass and part solid
+        values["density"] = ATTRIBUTES["density"][:3]
     kind = Kind(name)
     for number, row in enumerate(rows[1:], 2):
         lesion = {}
         wrong = []
         for attribute, cell in zip(COLUMNS, row[1:], strict=True):
-            lesion[attribute] = code(cell, places if attribute == "location" else ATTRIBUTES[attribute])
+            lesion[attribute] = code(cell, values[attribute])
             if lesion[attribute] is None:
                 wrong.append(f"{name}, row {number} ({row[0]}): {attribute} = {cell!r}")
         if not any(lesion.values()):
@@ -152,7 +156,7 @@ def show(kinds: Sequence[Kind]) -> None:
                 table.add_row("" if i else attribute, value, str(n), f"{n / counts.total():.3f}")
         console.print(table)
     blank = sum(kind.blank_rows for kind in kinds)
-    console.print(f"{sum(len(kind.lesions) for kind in kinds)} lesions, {blank} blank rows; entries that are no code:")
+    console.print(f"{sum(len(kind.lesions) for kind in kinds)} lesions; blank rows: {blank}; entries that are no code:")
     for entry in (entry for kind in kinds for entry in kind.refused):
         console.print(f"  {entry}", markup=False, highlight=False)
     console.print(f"\nfor lesion_table.py ({' | '.join(TABLE)}):\nCOUNTS = {{", markup=False, highlight=False)
