@@ -51,7 +51,7 @@ def predictor(name: str, weights: Path | None, device: str) -> tuple[Predict, st
 def evaluate_case(case: Case, predictors: dict[str, Predict], masks: Path | None) -> list[dict]:
     """Records of one case for all methods."""
     scan, truths, regions = case.read()
-    prompts = parse(list(case.prompts))
+    prompts = parse(list(case.prompts), modality=case.modality)
     spacing = torch.linalg.vector_norm(torch.as_tensor(scan.affine)[:3, :3], dim=0).tolist()
     records = []
     for method, predict in predictors.items():

@@ -24,7 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from zerotumor.errors import ScanError
 from zerotumor.pipeline import ScanResult, segment_scan
-from zerotumor.prompts import Prompt, PromptError, parse
+from zerotumor.prompts import PromptError, parse
 from zerotumor.report import as_mask, overlay, table
 from zerotumor.segmenter import METHODS, Segmenter, WeightsError, load
 from zerotumor.text import TextEncoderError
@@ -62,7 +62,7 @@ def save(scan, result: ScanResult, files: dict[str, Path]) -> None:
 
 
 def segment_one(
-    model: Segmenter, path: Path, prompts: list[Prompt], files: dict[str, Path], request: dict, modality: str | None,
+    model: Segmenter, path: Path, prompts: list[str], files: dict[str, Path], request: dict, modality: str | None,
     series: str | None, tick,
 ) -> dict:  # fmt: skip
     """One scan from file to files; returns its report."""
@@ -107,12 +107,13 @@ def main(
     """Segment scans by text."""
     try:
         model = load(method, weights, device=device)
-        prompts = parse(prompt, encoder=model.encoder)
+        # Words are checked before any scan is read; they are parsed again for each, as CT and MR differ.
+        prompts = [p.text for p in parse(prompt, encoder=model.encoder)]
     except (WeightsError, TextEncoderError, PromptError, ValueError) as error:
         console.print(f"[red]{error}")
         raise typer.Exit(2) from None
     request = {
-        "method": method, "weights": model.weights_sha256, "prompts": [p.text for p in prompts], "modality": modality,
+        "method": method, "weights": model.weights_sha256, "prompts": prompts, "modality": modality,
         "series": series,
     }  # fmt: skip
     rows, reports, failed, names = [], [], 0, set()

@@ -165,7 +165,7 @@ def segment_volume(
     for window in windows:
         answer = model.segment(window.features, prompts)
         gated = answer.logits[0].sigmoid()
-        canvas.add(window.slices, gated, answer.extras.get("ungated", answer.logits.sigmoid()[None])[0])
+        canvas.add(window.slices, gated, answer.extras.get("ungated", answer.logits.sigmoid())[0])
         for p, score in enumerate(answer.scores[0].tolist()):
             if score > scores[p]:
                 scores[p] = score

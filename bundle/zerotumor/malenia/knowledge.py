@@ -40,10 +40,12 @@ def as_tensor(distribution: Distribution) -> Tensor:
 def wanted(prompt: Prompt, model: Malenia) -> tuple[Tensor, dict[str, float]]:
     """What a prompt asks for: a row over the bank (V,), each attribute scaled to a maximum of 1, and its exponents."""
     exponents = {}
-    row = as_tensor({k: v for k, v in prompt.attributes.items() if k != "location"})
     usual = LESIONS[prompt.lesion].attributes if prompt.lesion else {}
-    for name in prompt.attributes:
-        exponents[name] = TYPICAL if dict(usual.get(name, {})) == dict(prompt.attributes[name]) else STATED
+    # Enhancement is a property of the scan. That most annotated scans were enhanced says nothing about this one.
+    asked = {k: v for k, v in prompt.attributes.items() if k != "enhancement" or v != usual.get(k)}
+    row = as_tensor({k: v for k, v in asked.items() if k != "location"})
+    for name in asked:
+        exponents[name] = TYPICAL if dict(usual.get(name, {})) == dict(asked[name]) else STATED
     if prompt.organs:
         row[SLICES["location"]] = as_tensor({"location": dict.fromkeys(prompt.organs, 1.0)})[SLICES["location"]]
         exponents["location"] = PLACE

@@ -1,0 +1,97 @@
+"""Sliding windows, prompts and blending, with a method whose answer is known."""
+
+import pytest
+import torch
+from zerotumor.inferer import MemoryPlan, PromptedSlidingWindowInferer, encode_volume, segment_volume, window_slices
+from zerotumor.prompts import parse
+from zerotumor.segmenter import Segmentation, Segmenter
+
+
+class Threshold(Segmenter):
+    """Bright voxels are the lesion of every prompt but "liver tumor", which it never finds."""
+
+    spacing, patch, theta = 2.0, 16, 0.5
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(20.0))
+        self.encoded = 0
+
+    def encode_image(self, image):
+        self.encoded += 1
+        return {"image": image[:, :1]}
+
+    def segment(self, features, prompts):
+        logits = (features["image"] - 0.5) * self.scale
+        logits = torch.cat([logits - 100 * (p.lesion == "liver tumor") for p in prompts], 1)
+        return Segmentation(logits, logits.flatten(2).amax(2).sigmoid())
+
+
+def volume(*shape):
+    image = torch.rand(2, *shape) * 0.2
+    image[:, 5:12, 6:14, 3:9] = 1.0
+    return image
+
+
+@pytest.mark.parametrize("shape", [(20, 33, 17), (9, 40, 5), (16, 16, 16)])
+def test_mask_is_exact_whatever_the_shape(shape):
+    image = volume(*shape)
+    result = segment_volume(Threshold(), image, parse("tumor"))
+    assert result.probabilities.shape == (1, *shape)
+    assert torch.equal(result.probabilities[0] >= 0.5, image[0] > 0.5)
+    assert result.found == [True] and result.scores[0] > 0.9
+
+
+def test_features_are_computed_once_for_all_prompts():
+    image, model = volume(20, 33, 17), Threshold()
+    segment_volume(model, image, parse("tumor"))
+    one = model.encoded
+    segment_volume(model, image, parse("tumor; renal cyst; bright"))
+    assert model.encoded == 2 * one
+
+
+def test_kept_features_answer_the_next_prompt_without_the_network():
+    image, model = volume(20, 33, 17), Threshold()
+    features = encode_volume(model, image)
+    before = model.encoded
+    kept = segment_volume(model, image, parse("renal cyst"), features=features)
+    assert model.encoded == before
+    assert torch.equal(kept.probabilities, segment_volume(model, image, parse("renal cyst")).probabilities)
+
+
+def test_features_that_do_not_fit_are_not_kept():
+    assert encode_volume(Threshold(), volume(20, 33, 17), plan=MemoryPlan(share=0.0)) is None
+
+
+def test_a_prompt_without_a_lesion_is_empty_and_says_so():
+    result = segment_volume(Threshold(), volume(20, 20, 20), parse("liver tumor; tumor"))
+    assert result.found == [False, True]
+    assert result.probabilities[0].sum() == 0 and result.probabilities[1].sum() > 0
+
+
+def test_specks_are_not_findings():
+    image = torch.zeros(2, 20, 20, 20)
+    image[:, 3, 3, 3] = 1  # 8 cubic millimeters
+    assert segment_volume(Threshold(), image, parse("tumor")).found == [False]
+
+
+def test_no_prompt_is_an_error():
+    with pytest.raises(ValueError, match="no prompt"):
+        segment_volume(Threshold(), volume(16, 16, 16), [])
+
+
+def test_progress_reaches_the_end():
+    seen = []
+    segment_volume(Threshold(), volume(20, 33, 17), parse("tumor"), progress=lambda k, n: seen.append((k, n)))
+    assert seen[-1][0] == seen[-1][1] == len(window_slices((20, 33, 17), 16, 0.5))
+
+
+def test_bundle_inferer_paints_prompts_by_number():
+    image = volume(20, 20, 20)
+    labels = PromptedSlidingWindowInferer("liver tumor; tumor")(image[None], Threshold())
+    assert labels.shape == (1, 1, 20, 20, 20)
+    assert labels.unique().tolist() == [0, 2]
+
+
+def test_an_untouched_drop_down_sends_a_list():
+    assert PromptedSlidingWindowInferer(["tumor", "cyst"]).prompt == "tumor"

@@ -1,0 +1,97 @@
+"""The registry, and weights that are what they say."""
+
+import json
+
+import pytest
+import torch
+from zerotumor.segmenter import WeightsError, build, load, save
+from zerotumor.text import TextEncoderError, load_text_encoder
+
+CONFIG = {"channels": [4, 4, 4, 4, 4], "mask_channels": 2, "dim": 8, "tokens": 2, "heads": 2, "patch": 32}
+
+
+@pytest.fixture
+def weights(tmp_path):
+    model = build("malenia", CONFIG)
+    encoder = load_text_encoder()
+    model.bank.fill(encoder)
+    save(model, "malenia", tmp_path / "model.pt", config=CONFIG, encoder=encoder)
+    return tmp_path / "model.pt"
+
+
+def test_saved_weights_come_back(weights):
+    model = load("malenia", weights)
+    again = load("malenia", weights.parent)
+    image = torch.rand(1, 2, 32, 32, 32)
+    assert not model.training and torch.equal(model(image), again(image))
+
+
+def test_unknown_method():
+    with pytest.raises(ValueError, match="there is no method 'unet'"):
+        build("unet")
+    with pytest.raises(ValueError, match="there is no method 'unet'"):
+        load("unet")
+
+
+def test_missing_weights(tmp_path):
+    with pytest.raises(WeightsError, match="is missing"):
+        load("malenia", tmp_path / "model.pt")
+
+
+def test_missing_record(weights):
+    weights.with_suffix(".json").unlink()
+    with pytest.raises(WeightsError, match="model.json is missing"):
+        load("malenia", weights)
+
+
+def test_tampered_weights(weights):
+    content = bytearray(weights.read_bytes())
+    content[-200] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(WeightsError, match="hash differs"):
+        load("malenia", weights)
+
+
+def test_broken_record(weights):
+    weights.with_suffix(".json").write_text("{")
+    with pytest.raises(WeightsError, match="not a weights record"):
+        load("malenia", weights)
+
+
+def test_weights_of_another_method(weights):
+    record = json.loads(weights.with_suffix(".json").read_text())
+    weights.with_suffix(".json").write_text(json.dumps(record | {"method": "zept"}))
+    with pytest.raises(WeightsError, match="holds weights of zept"):
+        load("malenia", weights)
+
+
+def test_weights_that_do_not_fit_the_record(weights):
+    record = json.loads(weights.with_suffix(".json").read_text())
+    record["config"] = CONFIG | {"tokens": 3}
+    weights.with_suffix(".json").write_text(json.dumps(record))
+    with pytest.raises(WeightsError, match="does not fit"):
+        load("malenia", weights)
+
+
+def test_another_text_encoder_is_refused(weights):
+    record = json.loads(weights.with_suffix(".json").read_text())
+    record["text_encoder"]["fingerprint"] = "folder:0000"
+    weights.with_suffix(".json").write_text(json.dumps(record))
+    with pytest.raises(TextEncoderError, match="train"):
+        load("malenia", weights)
+
+
+def test_pickled_code_is_not_run(weights, tmp_path):
+    """A file with a pickle that would run code, hashed as if it were ours, is refused."""
+    from zerotumor.segmenter import sha256
+
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    torch.save({"model": Evil()}, weights)
+    record = json.loads(weights.with_suffix(".json").read_text())
+    weights.with_suffix(".json").write_text(json.dumps(record | {"sha256": sha256(weights)}))
+    with pytest.raises(WeightsError):
+        load("malenia", weights)
+    assert not (tmp_path / "ran").exists()
