@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from monai.data.utils import compute_importance_map, dense_patch_slices
 from monai.inferers import Inferer
-from monai.utils import BlendMode
+from monai.utils import BlendMode, convert_to_dst_type
 from torch import Tensor
 
 from .prompts import Prompt, parse
@@ -201,9 +201,11 @@ class PromptedSlidingWindowInferer(Inferer):
     def __call__(self, inputs: Tensor, network: Segmenter, *args, **kwargs) -> Tensor:
         """(B, 2, X, Y, Z) -> label map (B, 1, X, Y, Z): p + 1 where prompt p is present and most probable, else 0."""
         prompts = parse(self.prompt, encoder=network.encoder)
+        plain = torch.as_tensor(inputs).as_subclass(Tensor)
         labels = []
-        for image in inputs:
+        for image in plain:
             result = segment_volume(network, image, prompts, overlap=self.overlap, minimum_ml=self.minimum_ml)
             best, which = result.probabilities.max(0, keepdim=True)
             labels.append(torch.where(best >= 0.5, which + 1, 0))
-        return torch.stack(labels).to(inputs.device, torch.float32)
+        # A MetaTensor like the input: Invertd finds the way back to the scan's grid in its history.
+        return convert_to_dst_type(torch.stack(labels), inputs, dtype=torch.float32)[0]
