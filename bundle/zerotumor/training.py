@@ -161,7 +161,8 @@ class LesionMask(Transform):
     """A sample -> `image` and `label` (1, X, Y, Z): any lesion or none, for validation against the prompt "tumor"."""
 
     def __call__(self, data: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {"image": data["image"].float(), "label": (data["lesions"] > 0).float()}
+        image, lesions = (torch.as_tensor(data[k]).as_subclass(Tensor) for k in ("image", "lesions"))
+        return {"image": image.float(), "label": (lesions > 0).float()}
 
 
 class ClipGradients:

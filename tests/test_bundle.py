@@ -1,0 +1,195 @@
+"""The bundle as MONAI's tools and MONAI Label's stock app see it: offline, copied alone, from any folder."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import requests
+import torch
+from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
+from zerotumor.phantom import generate
+from zerotumor.segmenter import load
+
+ROOT = Path(__file__).resolve().parents[1]
+RESOURCES = Path(__file__).parent / "resources"
+TINY = ["--network_config::channels", "[4,4,4,4,4]", "--network_config::mask_channels", "2",
+        "--network_config::dim", "8", "--network_config::tokens", "3", "--network_config::patch", "32"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory) -> Path:
+    """The bundle folder, copied alone to a place where nothing else of the repository is."""
+    target = tmp_path_factory.mktemp("elsewhere") / "zerotumor_bundle"
+    shutil.copytree(ROOT / "bundle", target, ignore=shutil.ignore_patterns("runs", "__pycache__"))
+    return target
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory) -> Path:
+    """A folder with one phantom CT."""
+    folder = tmp_path_factory.mktemp("scans")
+    phantom = generate(9_200_000, category="kidney cyst", modality="CT", difficulty=0.0, shape=(40, 40, 32), spacing=4.0)
+    nib.save(nib.Nifti1Image(phantom.image[0].numpy(), np.diag([-4.0, -4.0, 4.0, 1.0])), folder / "scan.nii.gz")
+    return folder
+
+
+def run(bundle: Path, configs: list[str], *arguments: str, launcher: tuple[str, ...] = ()) -> str:
+    """`monai.bundle run` in a process of its own, from a folder that is not the bundle's."""
+    files = [str(bundle / "configs" / name) for name in configs]
+    command = [sys.executable, *(launcher or ("-m",)), "monai.bundle", "run", "--config_file", str(files)]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        [*command, "--bundle_root", str(bundle), *arguments],
+        cwd=bundle.parent, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout + done.stderr
+
+
+def test_metadata_keeps_the_schema(bundle, tmp_path):
+    schema = shutil.copy(RESOURCES / "meta_schema_20240725.json", tmp_path / "schema.json")
+    verify_metadata(meta_file=str(bundle / "configs/metadata.json"), filepath=str(schema))
+    metadata = json.loads((bundle / "configs/metadata.json").read_text())
+    assert metadata["version"] in metadata["changelog"]
+
+
+@pytest.mark.parametrize("config, kind", [("inference.yaml", "infer"), ("train.yaml", "train")])
+def test_all_properties_are_there(bundle, tmp_path, config, kind):
+    workflow = ConfigWorkflow(
+        str(bundle / "configs" / config), meta_file=str(bundle / "configs/metadata.json"), logging_file=False,
+        workflow_type=kind, bundle_root=str(bundle), output_dir=str(tmp_path),
+    )  # fmt: skip
+    workflow.initialize()
+    assert workflow.check_properties() == []
+
+
+def test_network_takes_and_gives_what_metadata_says(bundle):
+    verify_net_in_out(
+        "network_def", config_file=str(bundle / "configs/inference.yaml"),
+        meta_file=str(bundle / "configs/metadata.json"), bundle_root=str(bundle),
+    )  # fmt: skip
+
+
+def test_shipped_configuration_is_that_of_the_weights(bundle):
+    record = json.loads((bundle / "models/model.json").read_text())
+    workflow = ConfigWorkflow(
+        str(bundle / "configs/inference.yaml"), meta_file=str(bundle / "configs/metadata.json"), logging_file=False,
+        workflow_type="infer", bundle_root=str(bundle),
+    )  # fmt: skip
+    assert workflow.parser.get("network_config") == record["config"]
+    shape = workflow.parser.get("network_config")["patch"]
+    metadata = json.loads((bundle / "configs/metadata.json").read_text())
+    assert metadata["network_data_format"]["inputs"]["image"]["spatial_shape"] == [shape] * 3
+    assert (bundle / "models/model.pt").stat().st_size < 20e6
+
+
+def test_trains_resumes_and_exports(bundle, tmp_path):
+    sizes = ["--epoch_length", "2", "--val_interval", "1", "--train_count", "8", "--val_count", "2", "--workers", "0",
+             "--batch_size", "2", "--output_dir", str(tmp_path / "run")]  # fmt: skip
+    run(bundle, ["train.yaml"], *TINY, *sizes, "--max_epochs", "1")
+    first = torch.load(tmp_path / "run/checkpoint_epoch=1.pt", weights_only=True)
+    log = run(bundle, ["train.yaml"], *TINY, *sizes, "--max_epochs", "2")
+    assert "Epoch: 2/2, Iter: 2/2" in log and "Epoch: 1/2, Iter: 1/2" not in log
+    second = torch.load(tmp_path / "run/checkpoint_epoch=2.pt", weights_only=True)
+    assert second["trainer"]["iteration"] == 4 and first["trainer"]["iteration"] == 2
+    model = load("malenia", tmp_path / "run")
+    assert torch.isfinite(model(torch.rand(1, 2, 32, 32, 32))).all()
+    assert list((tmp_path / "run").rglob("events.out.tfevents*"))
+
+
+def test_trains_on_scans_and_leaves_unseen_categories_out(bundle, tmp_path):
+    folder, records = tmp_path / "scans", []
+    folder.mkdir()
+    for k in range(3):
+        phantom = generate(k, category="kidney tumor", modality="CT", difficulty=0.0, shape=(36, 36, 36), spacing=4.0)
+        labels = torch.isin(phantom.organs, torch.tensor([2, 3], dtype=torch.uint8)).to(torch.uint8)
+        labels[phantom.lesions > 0] = 2
+        for name, values in (("image", phantom.image), ("label", labels)):
+            nib.save(nib.Nifti1Image(values[0].numpy(), np.diag([4.0, 4.0, 4.0, 1.0])), folder / f"{name}{k}.nii.gz")
+        records.append({"image": f"image{k}.nii.gz", "label": f"label{k}.nii.gz", "labels": {"1": "kidney", "2": "kidney tumor"}})
+    unseen = records[2] | {"image": "gone.nii.gz", "labels": {"2": "pancreatic tumor"}}
+    (folder / "dataset.json").write_text(json.dumps({"training": [*records, unseen], "validation": records[:1]}))
+    run(bundle, ["train.yaml", "train_scans.yaml"], *TINY, "--epoch_length", "1", "--val_interval", "1",
+        "--max_epochs", "1", "--workers", "0", "--batch_size", "2", "--scans_dir", str(folder),
+        "--output_dir", str(tmp_path / "run"))  # fmt: skip
+    assert (tmp_path / "run/model.pt").is_file() and (tmp_path / "run/best.pt").is_file()
+
+
+def test_trains_on_two_processes(bundle, tmp_path):
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m")
+    run(bundle, ["train.yaml", "multi_gpu_train.yaml"], *TINY, "--epoch_length", "1", "--val_interval", "1",
+        "--max_epochs", "1", "--train_count", "4", "--val_count", "2", "--workers", "0", "--batch_size", "1",
+        "--output_dir", str(tmp_path / "run"), launcher=launcher)  # fmt: skip
+    assert (tmp_path / "run/model.pt").is_file()
+
+
+def test_evaluates_the_shipped_weights(bundle, tmp_path):
+    log = run(bundle, ["train.yaml", "evaluate.yaml"], "--val_count", "4", "--output_dir", str(tmp_path / "run"))
+    assert "val_mean_dice" in log and (tmp_path / "run/val_mean_dice_raw.csv").is_file()
+
+
+def wait_for(url: str, process: subprocess.Popen, seconds: int = 180) -> None:
+    """Until the server answers; fails at once if it died."""
+    for _ in range(seconds * 2):
+        assert process.poll() is None, "the server stopped"
+        try:
+            if requests.get(url, timeout=5).ok:
+                return
+        except requests.ConnectionError:
+            time.sleep(0.5)
+    raise AssertionError("the server did not start")
+
+
+@pytest.fixture
+def stock_server(bundle, scans, tmp_path):
+    """MONAI Label's own monaibundle app with this bundle in it."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"MONAI_LABEL_TRACKING_ENABLED": "false"}
+    environment["MONAI_LABEL_SESSION_PATH"] = str(tmp_path / "sessions")
+    start = [sys.executable, str(RESOURCES / "serve_stock.py")]
+    subprocess.run([*start, "apps", "--download", "--name", "monaibundle", "--output", str(tmp_path)],
+                   check=True, env=environment, cwd=tmp_path, capture_output=True)  # fmt: skip
+    app = tmp_path / "monaibundle"
+    shutil.copytree(bundle, app / "model" / "zerotumor_segmentation")
+    studies = shutil.copytree(scans, tmp_path / "studies")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [*start, "start_server", "--app", str(app), "--studies", str(studies), "--host", "127.0.0.1",
+               "--port", str(port), "--conf", "models", "zerotumor_segmentation", "--conf", "zoo_source", "local",
+               "--conf", "sam2", "false"]  # fmt: skip
+    with open(tmp_path / "server.log", "w") as log:
+        process = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            wait_for(f"http://127.0.0.1:{port}/info/", process)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def test_stock_monai_label_gives_the_command_lines_mask(bundle, scans, stock_server, tmp_path):
+    model = requests.get(f"{stock_server}/info/").json()["models"]["zerotumor_segmentation"]
+    assert model["config"]["prompt"] == "tumor"
+    sizes = []
+    for prompt in ("renal cyst", "tumor"):
+        answer = requests.post(
+            f"{stock_server}/infer/zerotumor_segmentation?image=scan&output=image",
+            data={"params": json.dumps({"prompt": prompt, "modality": "CT", "result_extension": ".nii.gz"})},
+        )
+        assert answer.ok, (tmp_path / "server.log").read_text()[-4000:]
+        (tmp_path / "served.nii.gz").write_bytes(answer.content)
+        run(bundle, ["inference.yaml"], "--dataset_dir", str(scans), "--output_dir", str(tmp_path / "out"),
+            "--displayable_configs::prompt", prompt, "--displayable_configs::modality", "CT")  # fmt: skip
+        served, own = nib.load(tmp_path / "served.nii.gz"), nib.load(tmp_path / "out/scan/scan_mask.nii.gz")
+        assert np.allclose(served.affine, own.affine, atol=1e-3)
+        assert np.array_equal(served.get_fdata(), own.get_fdata())
+        sizes.append(int((own.get_fdata() > 0).sum()))
+    assert max(sizes) > 0, "a large clear cyst should be found by its name or as any tumor"
