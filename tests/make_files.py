@@ -1,0 +1,48 @@
+"""Small scans on disk for tests: NIfTI, NRRD and DICOM with known content."""
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pydicom
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+
+def ct_values(shape=(20, 18, 16)) -> np.ndarray:
+    """HU: air, a body of fat and soft tissue, and one bright corner that tells the axes apart."""
+    values = np.full(shape, -1000.0, dtype=np.float32)
+    values[3:-3, 3:-3, 2:-2] = -100
+    values[5:-5, 5:-5, 2:-2] = np.random.default_rng(0).normal(50, 8, values[5:-5, 5:-5, 2:-2].shape)
+    values[6:9, 5:7, 3:5] = 300
+    return values
+
+
+def write_nifti(path: Path, values: np.ndarray, affine=None) -> Path:
+    nib.save(nib.Nifti1Image(values, np.diag([2.0, 2.0, 3.0, 1.0]) if affine is None else affine), path)
+    return path
+
+
+def write_dicom(folder: Path, values: np.ndarray, modality="CT", series=None, spacing=(2.0, 2.0, 3.0)) -> Path:
+    """An axial series (DICOM axes: x to the left, y to the back, z to the head); `values` (X, Y, Z) along these."""
+    folder.mkdir(parents=True, exist_ok=True)
+    study, series, frame = generate_uid(), series or generate_uid(), generate_uid()
+    for k in range(values.shape[2]):
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, generate_uid()
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        data = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
+        data.SOPClassUID, data.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
+        data.StudyInstanceUID, data.SeriesInstanceUID, data.FrameOfReferenceUID = study, series, frame
+        data.Modality, data.PatientID, data.PatientName, data.InstanceNumber = modality, "T1", "Test", k + 1
+        data.ImagePositionPatient = [-10.0, -20.0, 30.0 + k * spacing[2]]
+        data.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+        data.PixelSpacing, data.SliceThickness = [spacing[1], spacing[0]], spacing[2]
+        data.Rows, data.Columns = values.shape[1], values.shape[0]
+        data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
+        data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 16, 15, 0
+        data.RescaleSlope, data.RescaleIntercept = 1, -1024
+        data.PixelData = (values[:, :, k].T + 1024).round().astype(np.uint16).tobytes()
+        data.is_little_endian, data.is_implicit_VR = True, False
+        pydicom.dcmwrite(folder / f"{(k * 7) % values.shape[2]:03d}.dcm", data, write_like_original=False)
+    return folder

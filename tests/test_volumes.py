@@ -1,0 +1,75 @@
+"""Scans from files, whatever the format: the same voxels at the same millimeters."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+from make_files import ct_values, write_dicom, write_nifti
+from zerotumor.volumes import find_scans, read_scan, stem_of, write_mask
+
+
+def brightest_mm(scan) -> np.ndarray:
+    """RAS mm of the middle of the bright block."""
+    where = (torch.as_tensor(scan[0]) == 300).nonzero().double().mean(0)
+    return (torch.as_tensor(scan.affine) @ torch.cat([where, torch.ones(1, dtype=torch.float64)]))[:3].numpy()
+
+
+def test_dicom_is_read_in_order_with_hounsfield_units_and_ras(tmp_path):
+    values = ct_values().round()
+    scan = read_scan(write_dicom(tmp_path / "d", values))
+    assert scan.meta["modality"] == "CT"
+    assert np.array_equal(np.asarray(scan[0]), values)
+    # block center: x index 7, y 5.5, z 3.5; DICOM mm are LPS
+    assert np.allclose(brightest_mm(scan), [-(-10 + 7 * 2), -(-20 + 5.5 * 2), 30 + 3.5 * 3])
+
+
+def test_nrrd_and_nifti_agree(tmp_path):
+    values = ct_values()
+    affine = np.array([[-2.0, 0, 0, 11], [0, 0, -3.0, 5], [0, 2.0, 0, -7], [0, 0, 0, 1]])
+    nifti = read_scan(write_nifti(tmp_path / "a.nii.gz", values, affine))
+    image = sitk.GetImageFromArray(values.transpose(2, 1, 0))
+    lps = np.diag([-1, -1, 1, 1]) @ affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    image.SetSpacing(spacing.tolist())
+    image.SetDirection((lps[:3, :3] / spacing).ravel().tolist())
+    image.SetOrigin(lps[:3, 3].tolist())
+    sitk.WriteImage(image, str(tmp_path / "a.nrrd"))
+    other = read_scan(tmp_path / "a.nrrd")
+    assert torch.equal(torch.as_tensor(nifti), torch.as_tensor(other))
+    assert torch.allclose(nifti.affine, other.affine)
+
+
+def test_mask_has_the_scans_geometry(tmp_path):
+    affine = np.array([[0, 2.0, 0, 1], [-3.0, 0, 0, 2], [0, 0, 1.5, 3], [0, 0, 0, 1]])
+    write_mask(torch.ones(3, 4, 5), torch.from_numpy(affine), tmp_path / "m.nii.gz")
+    image = nib.load(tmp_path / "m.nii.gz")
+    assert image.shape == (3, 4, 5) and image.get_data_dtype() == np.uint8 and np.allclose(image.affine, affine)
+
+
+def test_scans_are_found_in_folders(tmp_path):
+    one = write_nifti(tmp_path / "b.nii.gz", ct_values())
+    series = write_dicom(tmp_path / "deep" / "series", ct_values())
+    (tmp_path / "notes.txt").write_text("no scan")
+    assert find_scans([tmp_path]) == [one, series]
+    assert find_scans([one, one]) == [one]
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert find_scans([empty]) == [empty]
+
+
+@pytest.mark.parametrize("name, stem", [("a.nii.gz", "a"), ("a.b.nii", "a.b"), ("c.NRRD", "c")])
+def test_stem(tmp_path, name, stem):
+    (tmp_path / name).touch()
+    assert stem_of(tmp_path / name) == stem
+
+
+def test_real_jpeg2000_series(data_dir):
+    scan = read_scan(data_dir / "dicom" / "ct_jpeg2000")
+    assert scan.shape[3] == 20 and -1100 < float(scan.min()) < -900 and scan.meta["modality"] == "CT"
+
+
+def test_real_nrrd(data_dir):
+    scan = read_scan(data_dir / "tumour" / "brain_mr" / "brain1_image.nrrd")
+    mask = read_scan(data_dir / "tumour" / "brain_mr" / "brain1_label.nrrd", labels=True)
+    assert scan.shape == mask.shape and torch.allclose(scan.affine, mask.affine)
