@@ -1,0 +1,83 @@
+"""Numbers and pictures of a mask."""
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from PIL import Image
+from rich.console import Console
+from zerotumor.prompts import parse
+from zerotumor.report import component_table, describe_prompt, feret_diameter, overlay, table
+
+
+def box_mask():
+    mask = np.zeros((20, 20, 20), bool)
+    mask[2:8, 3:6, 4:8] = True
+    mask[15, 15, 15] = True
+    return mask
+
+
+def test_volume_diameter_and_centroid_of_a_box():
+    affine = np.diag([2.0, 1.0, 3.0, 1.0])
+    affine[:3, 3] = [-5, 0, 10]
+    large, small = component_table(box_mask(), affine)
+    assert large["volume_ml"] == round(6 * 3 * 4 * 6 / 1000, 3)
+    assert abs(large["largest_diameter_mm"] - np.linalg.norm([5 * 2, 2 * 1, 3 * 3])) < 0.06
+    assert np.allclose(large["centroid_mm"], [-5 + 4.5 * 2, 4, 10 + 5.5 * 3], atol=0.06)
+    assert small["volume_ml"] == 0.006 and small["largest_diameter_mm"] == 0
+
+
+def test_diagonal_neighbors_are_one_component():
+    mask = np.zeros((5, 5, 5), bool)
+    mask[1, 1, 1] = mask[2, 2, 2] = True
+    assert len(component_table(mask, np.eye(4))) == 1
+
+
+def test_feret_of_a_ball_and_of_flat_points():
+    grid = np.stack(np.meshgrid(*[np.arange(-12, 13)] * 3), -1).reshape(-1, 3)
+    assert abs(feret_diameter(grid[np.linalg.norm(grid, axis=1) <= 10]) - 20) < 0.5
+    flat = grid[grid[:, 2] == 0]
+    assert abs(feret_diameter(flat) - 24 * np.sqrt(2)) < 1.0
+
+
+def test_nothing_found():
+    entry = describe_prompt(parse("renal cyst")[0], torch.zeros(4, 4, 4), torch.eye(4), 0.1)
+    assert not entry["found"] and entry["volume_ml"] == 0 and entry["components"] == [] and "attributes" not in entry
+
+
+def test_unknown_prompt_names_the_nearest_concept():
+    from zerotumor.text import load_text_encoder
+
+    prompt = parse("Nierenzyste", encoder=load_text_encoder())[0]
+    entry = describe_prompt(prompt, torch.ones(4, 4, 4), torch.eye(4), 0.5)
+    assert entry["nearest_concept"] == prompt.nearest and -1 <= entry["similarity"] <= 1
+
+
+def report_of(mask):
+    entry = describe_prompt(parse("tumor")[0], mask, torch.eye(4), 0.5)
+    return {"scan": "a/b.nii.gz", "modality": "MR", "prompts": [entry]}
+
+
+def test_table_shows_prompt_and_numbers():
+    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(table([report_of(torch.from_numpy(box_mask()))]))
+    text = console.export_text()
+    assert "tumor" in text and "yes" in text and "0.1" in text
+
+
+def test_picture_shows_the_patients_left_on_the_right(tmp_path):
+    """RAS: a small x index is the patient's left, which radiologists see on the right."""
+    scan = MetaTensor(torch.rand(1, 40, 40, 40) * 0.1 + 0.1, affine=torch.eye(4))
+    mask = torch.zeros(1, 40, 40, 40)
+    mask[:, 5:12, 15:25, 15:25] = 1
+    overlay(scan, mask, report_of(mask[0]), tmp_path / "a.png")
+    picture = np.asarray(Image.open(tmp_path / "a.png").convert("RGB")).astype(int)
+    red = (picture[..., 0] > 200) & (picture[..., 1] < 100)
+    axial = red[:, : picture.shape[1] // 3]
+    assert axial.any() and np.argwhere(axial)[:, 1].mean() > axial.shape[1] * 0.55
+
+
+def test_picture_without_a_finding(tmp_path):
+    scan = MetaTensor(torch.randn(1, 10, 10, 10) * 100, affine=torch.eye(4))
+    report = report_of(torch.zeros(10, 10, 10)) | {"modality": "CT"}
+    overlay(scan, torch.zeros(1, 10, 10, 10), report, tmp_path / "a.png", truth=torch.ones(10, 10, 10))
+    assert (tmp_path / "a.png").stat().st_size > 5000

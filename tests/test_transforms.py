@@ -1,0 +1,67 @@
+"""What a scan becomes before a network sees it."""
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+from zerotumor.phantom import generate
+from zerotumor.transforms import ModalityError, Prepared, decide_modality, modality_of_data, normalize, prepare
+
+
+def test_ct_windows():
+    values = torch.tensor([-2000.0, -1000, -160, 40, 240, 400, 3000]).reshape(1, 7, 1, 1)
+    wide, soft = normalize(values, "CT").flatten(1)
+    assert torch.allclose(wide, torch.tensor([0, 0, 0.6, 1040 / 1400, 1240 / 1400, 1, 1]))
+    assert torch.allclose(soft, torch.tensor([0, 0, 0, 0.5, 1, 1, 1]))
+
+
+def test_mr_does_not_depend_on_the_scanners_gain():
+    image = torch.rand(1, 20, 20, 20) ** 2
+    assert torch.allclose(normalize(image, "MR"), normalize(image * 731, "MR"), atol=1e-4)
+
+
+def test_mr_percentiles_leave_the_background_out():
+    image = torch.zeros(1, 20, 20, 20)
+    image[:, 5:10] = torch.rand(1, 5, 20, 20) + 1
+    padded = torch.nn.functional.pad(image, (30,) * 6)
+    assert torch.allclose(normalize(image, "MR")[:, 6], normalize(padded, "MR")[:, 36, 30:50, 30:50], atol=0.02)
+
+
+def test_unknown_modality():
+    with pytest.raises(ModalityError, match="say CT or MR"):
+        normalize(torch.rand(1, 4, 4, 4), "US")
+
+
+@pytest.mark.parametrize("region", ["limb", "abdomen", "chest", "head", "pelvis"])
+@pytest.mark.parametrize("modality", ["CT", "MR"])
+def test_modality_is_told_from_the_data(region, modality):
+    phantom = generate(5, shape=(24, 24, 24), spacing=8.0, region=region, modality=modality, category="healthy")
+    assert modality_of_data(phantom.image) == modality
+    assert decide_modality(phantom.image) == decide_modality(phantom.image, user=modality.lower()) == modality
+
+
+def test_mri_is_a_way_to_write_mr():
+    assert decide_modality(torch.rand(1, 4, 4, 4), header="MRI") == "MR"
+
+
+def test_prepared_grid_is_ras_and_isotropic():
+    affine = np.array([[0, -2.0, 0, 30], [3.0, 0, 0, -10], [0, 0, 4.0, 5], [0, 0, 0, 1]])
+    scan = MetaTensor(torch.rand(1, 10, 12, 8), affine=affine)
+    out = prepare(scan, "MR", 2.5)
+    assert out.shape[0] == 2
+    assert torch.allclose(out.affine[:3, :3], torch.eye(3, dtype=torch.float64) * 2.5)
+    assert abs(out.shape[1] * 2.5 - 24) <= 2.5 and abs(out.shape[2] * 2.5 - 30) <= 2.5
+
+
+def test_dictionary_form_keeps_affine_and_history():
+    scan = MetaTensor(torch.rand(1, 6, 6, 6), affine=torch.eye(4) * 2, meta={"filename_or_obj": "a.nii"})
+    out = Prepared("image", modality=["auto", "CT", "MR"])({"image": scan})["image"]
+    assert out.shape == (2, 6, 6, 6) and torch.equal(out.affine, scan.affine) and out.meta["filename_or_obj"] == "a.nii"
+
+
+def test_real_scans_are_told_apart(data_dir):
+    from zerotumor.cohorts import real_cases
+
+    for case in real_cases(data_dir):
+        scan = case.read()[0]
+        assert modality_of_data(scan) == case.modality, case.name
