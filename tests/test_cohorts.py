@@ -1,0 +1,81 @@
+"""What methods are measured on, and the baselines."""
+
+from collections import Counter
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from zerotumor.baselines import everything, outlier
+from zerotumor.cohorts import TEST_SEED, phantom_cases, real_cases
+from zerotumor.prompts import parse
+from zerotumor.training import phantom_datalist
+from zerotumor.vocabulary import LESIONS
+
+
+def test_enough_volumes_of_every_split():
+    splits = Counter(next(iter(c.prompts.values()))[1] for c in phantom_cases())
+    assert splits["seen"] >= 20 and splits["unseen"] >= 40 and splits["healthy"] >= 20
+
+
+def test_seen_and_unseen_agree_with_the_vocabulary():
+    for case in phantom_cases():
+        for category, split in case.prompts.values():
+            if split != "healthy":
+                assert LESIONS[category].seen == (split == "seen"), category
+
+
+def test_every_prompt_names_its_own_category():
+    for case in [*phantom_cases(), *real_cases()]:
+        for prompt, (category, split) in case.prompts.items():
+            if split != "healthy" and category in LESIONS:
+                assert parse(prompt)[0].lesion == category
+
+
+def test_training_never_reaches_test_seeds():
+    assert max(r["seed"] for r in phantom_datalist(100_000, start=5_000_000)) < TEST_SEED
+    assert min(int(c.name.split("-")[1]) for c in phantom_cases()) >= TEST_SEED
+
+
+def test_a_phantom_case_has_scan_truth_and_host():
+    case = next(iter(phantom_cases()))
+    scan, truth, regions = case.read()
+    prompt = next(iter(case.prompts))
+    assert scan.shape[1:] == truth[prompt].shape == regions[prompt].shape
+    assert truth[prompt].any() and scan.meta["modality"] == case.modality
+
+
+def test_real_truths_lie_on_their_scans(data_dir):
+    cases = list(real_cases(data_dir))
+    assert len(cases) >= 30
+    for case in cases[::5]:
+        scan, truth, _ = case.read()
+        for prompt, (_, split) in case.prompts.items():
+            assert truth[prompt].shape == scan.shape[1:]
+            assert bool(truth[prompt].any()) == (split != "healthy"), case.name
+
+
+def scan_of(values, modality):
+    return MetaTensor(values[None], affine=np.diag([2.0, 2.0, 2.0, 1.0]), meta={"modality": modality})
+
+
+def test_everything_is_the_body():
+    values = torch.full((20, 20, 20), -1000.0)
+    values[5:15, 5:15, 5:15] = 40
+    result = everything(scan_of(values, "CT"), parse("liver tumor; renal cyst"), "CT")
+    assert torch.equal(result.masks[0] > 0, values > 0) and torch.equal(result.masks[0], result.masks[1])
+
+
+def test_outlier_finds_the_one_odd_thing():
+    values = torch.randn(30, 30, 30, generator=torch.Generator().manual_seed(0)) * 3 + 100
+    values[10:18, 10:18, 10:18] += 60
+    result = outlier(scan_of(values, "MR"), parse("tumor"), "MR")
+    inside = torch.zeros(30, 30, 30, dtype=torch.bool)
+    inside[10:18, 10:18, 10:18] = True
+    found = result.masks[0] > 0
+    assert found[inside].float().mean() > 0.95 and found.float().mean() < 0.15
+    assert result.report["prompts"][0]["found"]
+
+
+def test_outlier_of_nothing_is_nothing():
+    result = outlier(scan_of(torch.full((10, 10, 10), -1000.0), "CT"), parse("tumor"), "CT")
+    assert not result.masks.any()
