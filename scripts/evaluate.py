@@ -28,7 +28,8 @@ from zerotumor.cohorts import Case, phantom_cases, real_cases
 from zerotumor.metrics import bootstrap, score_case
 from zerotumor.pipeline import ScanResult, segment_scan
 from zerotumor.prompts import Prompt, parse
-from zerotumor.segmenter import METHODS, load
+from zerotumor.segmenter import METHODS, WeightsError, load
+from zerotumor.text import TextEncoderError
 from zerotumor.volumes import write_atomically, write_mask
 
 console = Console(width=140)
@@ -118,8 +119,12 @@ def main(
         console.print(f"[red]there is no set {set_!r}: choose phantom, real or all")
         raise typer.Exit(2)
     predictors, hashes = {}, {}
-    for name in method.split(","):
-        predictors[name], hashes[name] = predictor(name, weights if name in METHODS else None, device)
+    try:
+        for name in method.split(","):
+            predictors[name], hashes[name] = predictor(name, weights if name in METHODS else None, device)
+    except (ValueError, WeightsError, TextEncoderError) as error:
+        console.print(f"[red]{error}")
+        raise typer.Exit(2) from None
     cases = []
     for name, listed in (("phantom", phantom_cases), ("real", real_cases)):
         if set_ in (name, "all"):

@@ -79,8 +79,8 @@ def test_sampling_is_seeded_and_keeps_to_the_region():
     region[:5] = 1
     assert len(sample(scores, truth, region)[0]) == 500
     large = torch.rand(110, 100, 100)
-    first, second = (sample(large, large > 0.5)[0] for _ in range(2))
-    assert len(first) == 1_000_000 and np.array_equal(first, second)
+    (first, labels), (second, _) = (sample(large, large > 0.99) for _ in range(2))
+    assert labels.sum() == (large > 0.99).sum() and (~labels).sum() == 1_000_000 and np.array_equal(first, second)
 
 
 def test_region_grows_by_millimeters():

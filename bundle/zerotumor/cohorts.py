@@ -113,6 +113,9 @@ def real_cases(folder: Path | None = None) -> Iterator[Case]:
     yield _files("upenn_gbm", "MR", gbm / "t2.nii.gz", gbm / "seg.nii.gz", {"glioblastoma": (None, "glioblastoma")})
     tiny = tumor / "tiny_flair"
     yield _files("tiny_flair", "MR", tiny / "image.nii.gz", tiny / "mask.nii.gz", {"brain tumor": (None, "brain tumor")})
+    prostate = folder / "dicom" / "prostate_mr_seg" / "derived"
+    truths = {"prostate tumor": ((4,), "prostate tumor")}
+    yield _files("prostate_adc", "MR", prostate / "image_adc.nii.gz", prostate / "label_adc.nii.gz", truths)
     healthy = folder / "healthy" / "totalsegmentator"
     asked = ("liver tumor", "kidney tumor", "kidney cyst", "pancreatic tumor", "soft tissue sarcoma")
     for name, modality in (("example_ct", "CT"), ("example_ct_sm", "CT"), ("example_mr_sm", "MR")):

@@ -47,15 +47,20 @@ def surface_dice(prediction: Tensor, truth: Tensor, spacing: Sequence[float], to
 
 
 def sample(scores: Tensor, truth: Tensor, region: Tensor | None = None, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Scores and truths of at most a million voxels (of a region), the same ones for the same seed."""
+    """Scores and truths of voxels (of a region): all of the tumor, and at most a million others, drawn with a seed.
+
+    Both figures below compare the two kinds, so thinning one out leaves their expectation alone.
+    """
     scores, truth = scores.flatten(), (truth > 0).flatten()
     if region is not None:
         keep = (region > 0).flatten()
         scores, truth = scores[keep], truth[keep]
-    if len(scores) > MAX_VOXELS:
-        chosen = torch.randint(len(scores), (MAX_VOXELS,), generator=torch.Generator().manual_seed(seed))
-        scores, truth = scores[chosen], truth[chosen]
-    return scores.numpy().astype(np.float64), truth.numpy()
+    inside, outside = scores[truth], scores[~truth]
+    if len(outside) > MAX_VOXELS:
+        chosen = torch.randint(len(outside), (MAX_VOXELS,), generator=torch.Generator().manual_seed(seed))
+        outside = outside[chosen]
+    labels = np.r_[np.ones(len(inside), bool), np.zeros(len(outside), bool)]
+    return torch.cat([inside, outside]).numpy().astype(np.float64), labels
 
 
 def auroc(scores: np.ndarray, truth: np.ndarray) -> float:
@@ -120,7 +125,8 @@ def score_case(
 
     Args:
         mask, truth: (X, Y, Z). ranking: (X, Y, Z) score of every voxel, before any decision of presence.
-        spacing: mm. region: host organ; "auroc" and "fpr95" are inside it and 10 mm around, "_all" in the whole scan.
+        spacing: mm. region: host organ, if it is known; "auroc" and
+        "fpr95" are inside it and 10 mm around (else in the whole scan), "_all" in the whole scan.
     """
     voxel_ml = float(np.prod([float(s) for s in spacing])) / 1000
     everywhere = sample(ranking, truth)

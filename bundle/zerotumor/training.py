@@ -231,3 +231,15 @@ def export(
     }
     save(network, method, path, config=dict(config), encoder=encoder, **facts)
     return path
+
+
+def warm_start(network: torch.nn.Module, path: str | Path) -> list[str]:
+    """Copy from a weights file or checkpoint whatever fits in name and shape; returns the names that stay fresh."""
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = state.get("model", state)
+    own = network.state_dict()
+    fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
+    network.load_state_dict(fitting, strict=False)
+    fresh = sorted(set(own) - set(fitting))
+    logging.getLogger(__name__).info(f"started from {path}: {len(fitting)} tensors copied, fresh: {', '.join(fresh) or 'none'}")
+    return fresh

@@ -74,7 +74,7 @@ class MaleniaLoss(nn.Module):
         final: float = 2.0,
         objectness: float = 1.0,
         no_lesion: float = 0.3,
-        prior: float = 1.0,
+        prior: float = 1.5,
         location: float = 1.0,
     ) -> None:
         super().__init__()

@@ -77,7 +77,7 @@ class Malenia(Segmenter):
         self.align = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim))
         self.objectness = nn.Linear(dim, 1)
         self.locator = Locator(widths["f3"], dim)
-        self.injection = KnowledgeInjection(dim, mask_channels + 6, len(NAMES), fusion_depth, heads)
+        self.injection = KnowledgeInjection(dim, mask_channels + 7, len(NAMES), fusion_depth, heads)
         self.log_temperature = nn.Parameter(torch.tensor(0.07).log())
 
     @property
@@ -102,7 +102,7 @@ class Malenia(Segmenter):
         retrieved, inside, around = self.retrieve(decoded, located)
         queries = self.injection(decoded.tokens[-1], self.texts_of(retrieved.argmax_values))
         return {
-            "masks": ensemble(*(self.draw(q, features["f4"]) for q in queries)),
+            "masks": ensemble(*(self.draw(q, self.canvas(features, decoded)) for q in queries)),
             "objectness": self.objectness(decoded.tokens[-1])[..., 0].sigmoid(),
             "values": retrieved.probabilities,
             "aligned": self.align(decoded.tokens[-1]),
@@ -112,10 +112,17 @@ class Malenia(Segmenter):
             "location": located.softmax(1),
         }
 
-    def draw(self, queries: Tensor, f4: Tensor) -> Tensor:
-        """Mask logits of queries (B, N, mask_channels + 6) on f4 and its coordinates -> (B, N, X, Y, Z)."""
-        own = f4.shape[1]
-        return masks_of(queries[..., :own], f4) + masks_of(queries[..., own:], coordinates(f4))
+    @staticmethod
+    def canvas(features: dict[str, Tensor], decoded: Decoded) -> Tensor:
+        """What masks are read from, (B, mask_channels + 7, X, Y, Z): f4, coordinates, and the lesion prior's logit."""
+        f4 = features["f4"]
+        prior = nn.functional.interpolate(decoded.prior[-1].detach(), f4.shape[2:], mode="trilinear")
+        return torch.cat([f4, coordinates(f4), prior], 1)
+
+    @staticmethod
+    def draw(queries: Tensor, canvas: Tensor) -> Tensor:
+        """Mask logits of queries (B, N, mask_channels + 7) on the canvas -> (B, N, X, Y, Z)."""
+        return masks_of(queries, canvas)
 
     def retrieve(self, decoded: Decoded, located: Tensor) -> tuple[Retrieved, Tensor, Tensor]:
         """Attributes of every token from the bank (3.7, step II), the mean of the three scales; location from the map.
@@ -189,8 +196,8 @@ class Malenia(Segmenter):
             "temperature": self.temperature,
             # Only matched tokens are drawn at full resolution: the others have no mask loss.
             "drawn": [
-                (self.draw(q_mask[b : b + 1, t], f4[None])[0], self.draw(q_text[b : b + 1, t], f4[None])[0])
-                for b, ((t, _), f4) in enumerate(zip(pairs, features["f4"], strict=True))
+                (self.draw(q_mask[b : b + 1, t], one[None])[0], self.draw(q_text[b : b + 1, t], one[None])[0])
+                for b, ((t, _), one) in enumerate(zip(pairs, self.canvas(features, decoded), strict=True))
             ],
         }
 

@@ -1,0 +1,185 @@
+"""Write the model card, the results and the README's cut of them from an evaluation's records. No number is typed.
+
+python scripts/evaluate.py --method malenia,outlier,everything --set all --out out/evaluation.json
+python scripts/model_card.py out/evaluation.json
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "bundle"))
+
+import typer
+from evaluate import groups, median
+from rich.console import Console
+
+from zerotumor.metrics import bootstrap
+from zerotumor.vocabulary import LESIONS, lesions
+from zerotumor.volumes import write_atomically
+
+console = Console()
+COLUMNS = {"dice": "Dice", "nsd2": "NSD 2 mm", "auroc": "AUROC", "fpr95": "FPR95", "lesion_f1": "lesion F1"}
+GROUPS = {
+    ("phantom", "seen"): "phantoms, seen kinds",
+    ("phantom", "unseen"): "phantoms, unseen kinds",
+    ("real", "unseen"): "real scans (all unseen)",
+}
+
+
+def interval(values: list[float | None]) -> str:
+    """Mean and 95 % bootstrap interval over cases."""
+    mean, low, high = bootstrap(values)
+    return "-" if mean != mean else f"{mean:.2f} ({low:.2f} to {high:.2f})"
+
+
+def row(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def results_table(records: list[dict], wanted: list[tuple[str, str]] | None = None) -> list[str]:
+    """Markdown table: a line a method and group of lesions; Dice and the like as mean and interval."""
+    lines = [row(["scans", "method", "n", *COLUMNS.values()]), row(["---"] * (3 + len(COLUMNS)))]
+    methods = list(dict.fromkeys(r["method"] for r in records))
+    for key in wanted or list(groups(records)):
+        if key[1] == "healthy":
+            continue
+        for method in methods:
+            rows = groups([r for r in records if r["method"] == method]).get(key, [])
+            if rows:
+                name = GROUPS.get(key, f"{key[0]}: {key[1]}")
+                lines.append(row([name, method, str(len(rows)), *(interval([r[c] for r in rows]) for c in COLUMNS)]))
+    return lines
+
+
+def healthy_table(records: list[dict]) -> list[str]:
+    """False positives in scans without a lesion, a line a method and set."""
+    lines = [
+        row(["healthy scans", "method", "prompts asked", "wrongly found", "median FP ml", "mean FP ml"]),
+        row(["---"] * 6),
+    ]
+    for method in dict.fromkeys(r["method"] for r in records):
+        for set_ in ("phantom", "real"):
+            rows = [r for r in records if (r["method"], r["set"], r["split"]) == (method, set_, "healthy")]
+            if rows:
+                ml = [r["fp_ml"] for r in rows]
+                found = sum(v > 0 for v in ml)
+                cells = [set_, method, str(len(rows)), str(found), f"{median(ml):.1f}", f"{sum(ml) / len(ml):.1f}"]
+                lines.append(row(cells))
+    return lines
+
+
+def results_page(records: list[dict]) -> str:
+    """bundle/docs/results.md."""
+    lines = [
+        "# Results",
+        "",
+        "Written by `scripts/model_card.py` from the records of `scripts/evaluate.py`; the README says how to run them.",
+        "Means over cases with 95 % bootstrap intervals. Dice and NSD count an empty answer as 0. AUROC and FPR95 rank",
+        "voxels inside the host organ and 10 mm around it on phantoms, in the whole scan on real ones, where the organ is",
+        "not outlined. `outlier` is an intensity outlier in the body, `everything` calls the whole body a tumor; neither",
+        "reads the prompt. Seen kinds are those whose lesions were in training.",
+        "",
+        "## Overall",
+        "",
+        *results_table(records, list(GROUPS)),
+        "",
+        "## Scans without a lesion",
+        "",
+        *healthy_table(records),
+        "",
+        "## By kind and modality",
+        "",
+        *results_table(records, [k for k in groups(records) if k not in GROUPS]),
+        "",
+        "Real scans: soft tissue sarcoma (Soft-tissue-Sarcoma collection, TCIA, doi 10.7937/K9/TCIA.2015.7GO2GSKS), lung",
+        "(4D-Lung, TCIA), glioblastoma (UPENN-GBM, TCIA), brain and breast (pyradiomics' examples), a small FLAIR (GaNDLF's",
+        "test data), prostate (DICOM SEG example), healthy abdomens (TotalSegmentator's test data).",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def card(records: list[dict], record: dict, method: str) -> str:
+    """bundle/docs/model_card.md."""
+    own = [r for r in records if r["method"] == method]
+    trained = record.get("trained", {})
+    seen = ", ".join(lesion.name for lesion in lesions(seen=True))
+    facts = "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in trained.items())
+    seconds = [r["seconds"] for r in own]
+    return f"""# Model card: starter weights of {method}
+
+Written by `scripts/model_card.py`. **Research only; not a medical device.**
+
+## What it is
+
+A small {method} network ({record["config"]}) on a grid of {record["config"].get("spacing", 3.0)} mm, text encoder
+`{record["text_encoder"]["name"]}`. File `models/model.pt`, sha256 `{record["sha256"]}`.
+
+## What it was trained on
+
+Phantoms alone: synthetic CT and MR of limbs, abdomen, chest, head, pelvis, and of imaginary bodies. Lesions were drawn in
+livers and kidneys ({seen}) and in imaginary organs ("abstract lesions", of any shape and brightness, in shapes that are
+nobody's anatomy). No lesion of any other organ, and no real scan, was in training; {len(LESIONS) - 4} further kinds of the
+vocabulary are unseen. All organs, healthy, are in the phantoms with labels.
+
+{facts}
+
+## How good it is
+
+{chr(10).join(results_table(own, list(GROUPS)))}
+
+{chr(10).join(healthy_table(own))}
+
+Median time a scan and its prompts on two cores: {median(seconds):.1f} s. More, with baselines and by kind:
+[results.md](results.md).
+
+## What to expect
+
+- The figures on real scans are the ones that matter; where they are low, the weights are a demonstration of the method.
+- A lesion's name and place come from attributes and from phantoms' anatomy; real anatomy differs.
+- Small lesions vanish on a {record["config"].get("spacing", 3.0)} mm grid.
+"""
+
+
+def cut(records: list[dict], method: str) -> list[str]:
+    """The README's table: three lines, and what happens in healthy scans."""
+    own = [r for r in records if r["method"] in (method, "outlier", "everything")]
+    return [*results_table(own, list(GROUPS)), "", *healthy_table([r for r in own if r["method"] == method])]
+
+
+def replace_between(text: str, begin: str, end: str, lines: list[str]) -> str:
+    """Text with what stands between two marks replaced."""
+    head, rest = text.split(begin)
+    _, tail = rest.split(end)
+    return head + begin + "\n" + "\n".join(lines) + "\n" + end + tail
+
+
+def main(
+    records: Annotated[Path, typer.Argument(help="JSON file of scripts/evaluate.py")],
+    method: Annotated[str, typer.Option(help="whose card")] = "malenia",
+    models: Annotated[Path, typer.Option(help="folder with model.json")] = ROOT / "bundle" / "models",
+    docs: Annotated[Path, typer.Option(help="folder for the pages")] = ROOT / "bundle" / "docs",
+    readme: Annotated[Path, typer.Option(help="file whose results block is replaced")] = ROOT / "README.md",
+) -> None:
+    """Write model_card.md, results.md and the README's table."""
+    saved = json.loads(records.read_text())
+    record = json.loads((models / "model.json").read_text())
+    measured = saved["weights_sha256"].get(method)
+    if measured != record["sha256"]:
+        console.print(f"[red]{records} was measured with other weights ({measured}): run scripts/evaluate.py again")
+        raise typer.Exit(1)
+    pages = {docs / "results.md": results_page(saved["records"]), docs / "model_card.md": card(saved["records"], record, method)}
+    text = readme.read_text()
+    pages[readme] = replace_between(text, "<!-- results:begin -->", "<!-- results:end -->", cut(saved["records"], method))
+    for path, content in pages.items():
+        write_atomically(path, lambda temporary, content=content: temporary.write_text(content))
+        console.print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

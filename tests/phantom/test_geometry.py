@@ -1,0 +1,74 @@
+"""Shapes are where their numbers say."""
+
+import pytest
+import torch
+from zerotumor.phantom.geometry import Draw, Noise, cylinder, ellipsoid, grid, length, threads, tube, voronoi
+
+
+def points(n=21, spacing=2.0):
+    return grid((n, n, n), (spacing,) * 3, (0, 0, 0))
+
+
+def test_grid_is_centered():
+    p = grid((3, 4, 5), (1.0, 2.0, 3.0), (10, 20, 30))
+    assert p.shape == (3, 3, 4, 5)
+    assert torch.allclose(p.flatten(1).mean(1), torch.tensor([10.0, 20, 30]))
+    assert p[0, :, 0, 0].tolist() == [9, 10, 11] and p[2, 0, 0, 1] - p[2, 0, 0, 0] == 3
+
+
+def test_length_is_the_norm():
+    p = points(5)
+    assert torch.allclose(length(p), p.norm(dim=0))
+
+
+def test_ball_is_exact_and_ellipsoid_changes_sign_on_its_surface():
+    p = points()
+    assert torch.allclose(ellipsoid(p, (0, 0, 0), (8, 8, 8)), length(p) - 8, atol=1e-4)
+    on = torch.tensor([[4.0, 0, 0], [0, 6.0, 0], [0, 0, 8.0]]).T[:, :, None, None]
+    assert torch.allclose(ellipsoid(on, (0, 0, 0), (4, 6, 8)), torch.zeros(3, 1, 1), atol=1e-5)
+
+
+def test_rotation_keeps_volume():
+    draw, p = Draw(0), points(41, 1.0)
+    plain = (ellipsoid(p, (0, 0, 0), (5, 9, 12)) < 0).sum()
+    turned = (ellipsoid(p, (0, 0, 0), (5, 9, 12), draw.rotation()) < 0).sum()
+    assert abs(int(plain) - int(turned)) < 0.03 * int(plain)
+
+
+def test_tube_has_its_radius_and_skips_what_is_out_of_reach():
+    p = points()
+    distance = tube(p, [[-100, 0, 0], [100, 0, 0]], 5.0)
+    assert torch.allclose(distance, (p[1] ** 2 + p[2] ** 2).sqrt() - 5, atol=1e-4)
+    assert (tube(p, [[300, 0, 0], [300, 50, 0]], 5.0) > 100).all()
+
+
+def test_cylinder_is_endless_along_z():
+    distance = cylinder(points(), 0, 0, 10, 6)
+    assert torch.equal(distance[:, :, 0], distance[:, :, -1]) and distance[10, 10, 0] < 0 < distance[0, 0, 0]
+
+
+def test_voronoi_finds_the_nearest_site():
+    p, sites = points(9), torch.tensor([[-6.0, 0, 0], [6.0, 0, 0]])
+    index, gap = voronoi(p, sites)
+    assert (index[:4] == 0).all() and (index[5:] == 1).all() and (gap[4] < 1e-4).all()
+
+
+@pytest.mark.parametrize("scale", [6.0, 20.0])
+def test_noise_is_smooth_centered_and_the_same_wherever_it_is_looked_at(scale):
+    noise, p = Noise(Draw(1), scale), points(41)
+    values = noise(p)[0]
+    assert abs(float(values.mean())) < 0.5 and 0.4 < float(values.std()) < 1.6
+    assert float((values[1:] - values[:-1]).abs().max()) < 12 / scale * 2
+    assert torch.allclose(noise(p[:, 10:20, 5:15])[0], values[10:20, 5:15], atol=1e-5)
+
+
+def test_threads_are_thin():
+    noise = Noise(Draw(2), 10.0, 2)(points(41))
+    share = float(threads(noise[0], noise[1], 0.15).float().mean())
+    assert 0.001 < share < 0.08
+
+
+def test_draws_repeat():
+    a, b = Draw(3), Draw(3)
+    assert [a.uniform(), a.integer(0, 9), a.choice("xyz")] == [b.uniform(), b.integer(0, 9), b.choice("xyz")]
+    assert all(2 <= Draw(k).log_uniform(2, 5) <= 5 for k in range(20))
