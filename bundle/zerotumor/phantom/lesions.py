@@ -165,7 +165,8 @@ def insert(
     attributes = draw_attributes(draw, lesion, host, modality, contrast)
     shape = Shape(draw, center, diameter, attributes)
     distance = shape.distance(points)
-    alpha = torch.sigmoid(-distance / shape.soft)
+    # A logistic edge with its endless tails cut: a trace of a lesion would show against lung or fat far away.
+    alpha = ((torch.sigmoid(-distance / shape.soft) - 0.08) / 0.84).clamp(0, 1)
     allowed = torch.ones_like(tissue, dtype=torch.bool)
     for index in NOT_TISSUE:
         allowed &= tissue != index

@@ -70,7 +70,7 @@ def generate(
     """
     draw = Draw(seed, device)
     if category is None:
-        category = "healthy" if draw.chance(P_HEALTHY) else draw.choice(list(SEEN_WEIGHTS), list(SEEN_WEIGHTS.values()))
+        category = _category(draw, region)
     if category != "healthy" and category not in LESIONS:
         raise PhantomError(f"there is no lesion category {category!r}: see vocabulary.LESIONS")
     modality = modality or _modality(draw, category)
@@ -79,8 +79,15 @@ def generate(
         raise PhantomError(f"no phantom of region {region!r} in {modality!r}: {', '.join(BODIES)}; CT or MR")
     spacing = (float(spacing),) * 3 if isinstance(spacing, int | float) else tuple(map(float, spacing))
     contrast = draw.choice(CONTRASTS[modality])
-    body = BODIES[region](draw)
-    return _scan(draw, body, category, modality, contrast, region, tuple(shape), spacing, difficulty, seed)
+    return _scan(draw, category, modality, contrast, region, tuple(shape), spacing, difficulty, seed)
+
+
+def _category(draw: Draw, region: str | None) -> str:
+    """What training draws: nothing, or a seen kind (one that occurs in the region, if that is given)."""
+    weights = {c: w for c, w in SEEN_WEIGHTS.items() if region is None or region in LESIONS[c].regions}
+    if draw.chance(P_HEALTHY) or not weights:
+        return "healthy"
+    return draw.choice(list(weights), list(weights.values()))
 
 
 def _modality(draw: Draw, category: str) -> str:
@@ -97,10 +104,10 @@ def _region(draw: Draw, category: str) -> str:
 
 
 def _scan(
-    draw: Draw, body: Body, category: str, modality: str, contrast: str, region: str, shape: tuple, spacing: tuple,
+    draw: Draw, category: str, modality: str, contrast: str, region: str, shape: tuple, spacing: tuple,
     difficulty: float, seed: int,
 ) -> Phantom:  # fmt: skip
-    places, room = _places(draw, body, category)
+    body, places, room = _subject(draw, region, category)
     center = _center(draw, places[0], shape, spacing, healthy=category == "healthy")
     points = grid(shape, spacing, center, draw.device)
     anatomy = body.evaluate(points)
@@ -113,12 +120,13 @@ def _scan(
     for k, place in enumerate(places if category != "healthy" else []):
         host, host_index = _host(anatomy, points, place, category)
         size = diameter_of(draw, category, room, difficulty) * (1.0 if k == 0 else draw.uniform(0.35, 0.8))
-        sick, mask, attributes = insert(
+        changed, mask, attributes = insert(
             draw, points, sick, means, anatomy.tissue, anatomy.organs, host, host_index, category, place, size,
             modality, contrast, difficulty,
         )  # fmt: skip
         mask &= instances == 0
         if int(mask.sum()) >= 3:
+            sick = changed  # a lesion too small to be labeled is not left in the image either
             instances[mask] = len(records) + 1
             ml = float(mask.sum()) * spacing[0] * spacing[1] * spacing[2] / 1000
             records.append(LesionRecord(len(records) + 1, category, attributes, ml, size, tuple(place)))
@@ -134,6 +142,18 @@ def _scan(
         spacing=spacing,
         seed=seed,
     )
+
+
+def _subject(draw: Draw, region: str, category: str) -> tuple[Body, list[list[float]], float]:
+    """A body that has the category's host (not everybody has a prostate), and what `_places` says of it."""
+    for last in (*[False] * 9, True):
+        body = BODIES[region](draw)
+        try:
+            return body, *_places(draw, body, category)
+        except PhantomError:
+            if last:
+                raise
+    raise AssertionError("unreachable")
 
 
 def _places(draw: Draw, body: Body, category: str) -> tuple[list[list[float]], float]:
