@@ -107,7 +107,9 @@ def table(records: list[dict], method: str) -> Table:
 
 def main(
     out: Annotated[Path, typer.Option(help="JSON file for the records")],
-    method: Annotated[str, typer.Option(help=f"{', '.join([*METHODS, *BASELINES])}; several separated by commas")] = "malenia",
+    method: Annotated[
+        str, typer.Option(help=f"{', '.join([*METHODS, *BASELINES])}; several separated by commas")
+    ] = "malenia",
     set_: Annotated[str, typer.Option("--set", help="phantom, real or all")] = "all",
     weights: Annotated[Path | None, typer.Option(help="weights of your own; default: the starter weights")] = None,
     masks: Annotated[Path | None, typer.Option(help="folder to keep the masks in, to look at them")] = None,

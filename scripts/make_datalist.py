@@ -42,7 +42,9 @@ def find_records(folder: Path) -> list[dict]:
     labels = MSD.get(folder.name)
     if (folder / "imagesTr").is_dir():
         if labels is None:
-            raise ScanError(f"{folder.name} is no MSD task with tumors or organs: rename it as downloaded, {', '.join(MSD)}")
+            raise ScanError(
+                f"{folder.name} is no MSD task with tumors or organs: rename it as downloaded, {', '.join(MSD)}"
+            )
         images = sorted(f for f in (folder / "imagesTr").glob("*.nii.gz") if not f.name.startswith("."))
         pairs = [(f, folder / "labelsTr" / f.name) for f in images]
     else:

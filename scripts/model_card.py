@@ -173,9 +173,14 @@ def main(
     if measured != record["sha256"]:
         console.print(f"[red]{records} was measured with other weights ({measured}): run scripts/evaluate.py again")
         raise typer.Exit(1)
-    pages = {docs / "results.md": results_page(saved["records"]), docs / "model_card.md": card(saved["records"], record, method)}
+    pages = {
+        docs / "results.md": results_page(saved["records"]),
+        docs / "model_card.md": card(saved["records"], record, method),
+    }
     text = readme.read_text()
-    pages[readme] = replace_between(text, "<!-- results:begin -->", "<!-- results:end -->", cut(saved["records"], method))
+    pages[readme] = replace_between(
+        text, "<!-- results:begin -->", "<!-- results:end -->", cut(saved["records"], method)
+    )
     for path, content in pages.items():
         write_atomically(path, lambda temporary, content=content: temporary.write_text(content))
         console.print(f"wrote {path}")

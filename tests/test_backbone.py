@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from zerotumor.attention import MaskedDecoderLayer, flatten, masks_of
 from zerotumor.backbone import ResidualBackbone, coordinates
 

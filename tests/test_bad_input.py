@@ -11,6 +11,7 @@ import pytest
 import torch
 from make_files import ct_values, write_dicom, write_nifti
 from monai.data import MetaTensor
+
 from zerotumor.errors import ScanError
 from zerotumor.prompts import parse
 from zerotumor.transforms import ModalityError, decide_modality
@@ -72,7 +73,9 @@ def test_damaged_nrrd(tmp_path):
     refused(tmp_path / "a.nrrd", "damaged or no NRRD")
 
 
-@pytest.mark.parametrize("shape, words", [((9, 9, 9, 3), "4 dimensions"), ((9, 9), "2 dimensions"), ((9, 9, 1), "single slice")])
+@pytest.mark.parametrize(
+    "shape, words", [((9, 9, 9, 3), "4 dimensions"), ((9, 9), "2 dimensions"), ((9, 9, 1), "single slice")]
+)
 def test_wrong_shape(tmp_path, shape, words):
     refused(write_nifti(tmp_path / "a.nii.gz", np.random.default_rng(0).random(shape, np.float32)), words)
 

@@ -15,6 +15,7 @@ import pytest
 import requests
 import torch
 from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
+
 from zerotumor.phantom import generate
 from zerotumor.segmenter import load
 
@@ -36,7 +37,9 @@ def bundle(tmp_path_factory) -> Path:
 def scans(tmp_path_factory) -> Path:
     """A folder with one phantom CT."""
     folder = tmp_path_factory.mktemp("scans")
-    phantom = generate(9_200_000, category="kidney cyst", modality="CT", difficulty=0.0, shape=(40, 40, 32), spacing=4.0)
+    phantom = generate(
+        9_200_000, category="kidney cyst", modality="CT", difficulty=0.0, shape=(40, 40, 32), spacing=4.0
+    )
     nib.save(nib.Nifti1Image(phantom.image[0].numpy(), np.diag([-4.0, -4.0, 4.0, 1.0])), folder / "scan.nii.gz")
     return folder
 
@@ -114,7 +117,9 @@ def test_trains_on_scans_and_leaves_unseen_categories_out(bundle, tmp_path):
         labels[phantom.lesions > 0] = 2
         for name, values in (("image", phantom.image), ("label", labels)):
             nib.save(nib.Nifti1Image(values[0].numpy(), np.diag([4.0, 4.0, 4.0, 1.0])), folder / f"{name}{k}.nii.gz")
-        records.append({"image": f"image{k}.nii.gz", "label": f"label{k}.nii.gz", "labels": {"1": "kidney", "2": "kidney tumor"}})
+        records.append(
+            {"image": f"image{k}.nii.gz", "label": f"label{k}.nii.gz", "labels": {"1": "kidney", "2": "kidney tumor"}}
+        )
     unseen = records[2] | {"image": "gone.nii.gz", "labels": {"2": "pancreatic tumor"}}
     (folder / "dataset.json").write_text(json.dumps({"training": [*records, unseen], "validation": records[:1]}))
     run(bundle, ["train.yaml", "train_scans.yaml"], *TINY, "--epoch_length", "1", "--val_interval", "1",

@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 import torch
 from monai.data import MetaTensor
+
 from zerotumor.baselines import everything, outlier
 from zerotumor.cohorts import TEST_SEED, phantom_cases, real_cases
 from zerotumor.prompts import parse

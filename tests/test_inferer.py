@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from zerotumor.inferer import MemoryPlan, PromptedSlidingWindowInferer, encode_volume, segment_volume, window_slices
 from zerotumor.prompts import parse
 from zerotumor.segmenter import Segmentation, Segmenter

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+
 from zerotumor.metrics import auroc, bootstrap, dice, fpr95, lesion_f1, near, sample, score_case, surface_dice
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 from test_inferer import Threshold
+
 from zerotumor.pipeline import segment_scan, to_grid
 from zerotumor.report import as_mask
 
@@ -60,7 +61,9 @@ def test_oblique_scan():
 
 
 def test_all_orientations_give_one_answer():
-    volumes = [segment_scan(Threshold(), scan_in(*o)[0], "tumor").report["prompts"][0]["volume_ml"] for o in ORIENTATIONS[::7]]
+    volumes = [
+        segment_scan(Threshold(), scan_in(*o)[0], "tumor").report["prompts"][0]["volume_ml"] for o in ORIENTATIONS[::7]
+    ]
     assert max(volumes) - min(volumes) < 0.02 * max(volumes)
 
 

@@ -5,6 +5,7 @@ import torch
 from monai.data import MetaTensor
 from PIL import Image
 from rich.console import Console
+
 from zerotumor.prompts import parse
 from zerotumor.report import component_table, describe_prompt, feret_diameter, overlay, table
 

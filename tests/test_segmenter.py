@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+
 from zerotumor.segmenter import WeightsError, build, load, save
 from zerotumor.text import TextEncoderError, load_text_encoder
 

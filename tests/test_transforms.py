@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
+
 from zerotumor.phantom import generate
 from zerotumor.transforms import ModalityError, Prepared, decide_modality, modality_of_data, normalize, prepare
 

@@ -6,6 +6,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 from make_files import ct_values, write_dicom, write_nifti
+
 from zerotumor.volumes import find_scans, read_scan, stem_of, write_mask
 
 

@@ -69,7 +69,9 @@ class ResidualBackbone(nn.Module):
             ValueError: an edge is not a multiple of 16 voxels.
         """
         if any(n % self.stride for n in image.shape[2:]):
-            raise ValueError(f"edges must be multiples of {self.stride} voxels, got {tuple(image.shape[2:])}: pad first")
+            raise ValueError(
+                f"edges must be multiples of {self.stride} voxels, got {tuple(image.shape[2:])}: pad first"
+            )
         e1 = self.encoder[0](image)
         e2 = self.encoder[1](e1)
         e3 = self.encoder[2](e2)

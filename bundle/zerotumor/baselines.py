@@ -32,7 +32,9 @@ def everything(scan: MetaTensor, prompts: Sequence[Prompt], modality: str) -> Sc
     return _result(mask, mask.float(), prompts)
 
 
-def outlier(scan: MetaTensor, prompts: Sequence[Prompt], modality: str, limit: float = 2.5, smooth_mm: float = 4.0) -> ScanResult:
+def outlier(
+    scan: MetaTensor, prompts: Sequence[Prompt], modality: str, limit: float = 2.5, smooth_mm: float = 4.0
+) -> ScanResult:
     """Voxels whose smoothed intensity is more than `limit` robust deviations from the body's soft tissue.
 
     On CT only soft tissue (-150 to 250 HU) is looked at, or bone and gas would be the outliers. The largest connected
@@ -43,7 +45,9 @@ def outlier(scan: MetaTensor, prompts: Sequence[Prompt], modality: str, limit: f
     if modality == "CT":
         inside &= (image > -150) & (image < 250)
     spacing = np.linalg.norm(np.asarray(scan.affine)[:3, :3], axis=0)
-    smooth = torch.from_numpy(gaussian_filter(image.numpy().clip(-200, 300) if modality == "CT" else image.numpy(), smooth_mm / spacing))
+    smooth = torch.from_numpy(
+        gaussian_filter(image.numpy().clip(-200, 300) if modality == "CT" else image.numpy(), smooth_mm / spacing)
+    )
     values = smooth[inside]
     if not values.numel():
         return _result(inside, inside.float(), prompts)

@@ -102,7 +102,9 @@ def real_cases(folder: Path | None = None) -> Iterator[Case]:
     for patient in sorted((tumor / "sts").glob("STS_*")):
         for modality, stem in (("CT", "CT"), ("MR", "MR_T1")):
             image, mask = patient / f"{stem}_image.nii.gz", patient / f"{stem}_mask.nii.gz"
-            yield _files(f"{patient.name}-{modality}", modality, image, mask, {"soft tissue sarcoma": (None, "sarcoma")})
+            yield _files(
+                f"{patient.name}-{modality}", modality, image, mask, {"soft tissue sarcoma": (None, "sarcoma")}
+            )
     lung = tumor / "4dlung_113"
     truths = {"lung tumor": ((4,), "lung tumor"), "lymph node metastasis": ((3,), "lymph node metastasis")}
     yield _files("4dlung_113", "CT", lung / "image_crop.nii.gz", lung / "label_crop.nii.gz", truths)
@@ -112,7 +114,9 @@ def real_cases(folder: Path | None = None) -> Iterator[Case]:
     gbm = tumor / "upenn_gbm"
     yield _files("upenn_gbm", "MR", gbm / "t2.nii.gz", gbm / "seg.nii.gz", {"glioblastoma": (None, "glioblastoma")})
     tiny = tumor / "tiny_flair"
-    yield _files("tiny_flair", "MR", tiny / "image.nii.gz", tiny / "mask.nii.gz", {"brain tumor": (None, "brain tumor")})
+    yield _files(
+        "tiny_flair", "MR", tiny / "image.nii.gz", tiny / "mask.nii.gz", {"brain tumor": (None, "brain tumor")}
+    )
     prostate = folder / "dicom" / "prostate_mr_seg" / "derived"
     truths = {"prostate tumor": ((4,), "prostate tumor")}
     yield _files("prostate_adc", "MR", prostate / "image_adc.nii.gz", prostate / "label_adc.nii.gz", truths)

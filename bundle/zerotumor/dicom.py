@@ -94,7 +94,9 @@ def _ordered(folder: Path, chosen: list) -> tuple[list[Path], float]:
         raise ScanError(f"{folder} holds a single slice: give the whole series")
     orientation = np.array(chosen[0][1].ImageOrientationPatient, dtype=float)
     if any(np.abs(np.array(h.ImageOrientationPatient, dtype=float) - orientation).max() > 1e-3 for _, h in chosen):
-        raise ScanError(f"{folder}: slices have different orientations (a localizer?): give one series of parallel slices")
+        raise ScanError(
+            f"{folder}: slices have different orientations (a localizer?): give one series of parallel slices"
+        )
     normal = np.cross(orientation[:3], orientation[3:])
     positions = np.array([np.array(h.ImagePositionPatient, dtype=float) for _, h in chosen])
     order = np.argsort(positions @ normal)
@@ -102,13 +104,19 @@ def _ordered(folder: Path, chosen: list) -> tuple[list[Path], float]:
     gaps = np.diff(along)
     gap = float(np.median(gaps))
     if gap <= 1e-3:
-        raise ScanError(f"{folder}: several slices lie at the same place (time points or echoes): give one volume a folder")
+        raise ScanError(
+            f"{folder}: several slices lie at the same place (time points or echoes): give one volume a folder"
+        )
     if gaps.max() > 1.5 * gap:
         where = along[int(gaps.argmax())]
         raise ScanError(f"{folder}: a slice is missing near {where:.1f} mm (gap {gaps.max():.1f}, else {gap:.1f} mm)")
     if np.abs(gaps - gap).max() > 0.1 * gap:
-        raise ScanError(f"{folder}: slices are unevenly spaced ({gaps.min():.2f} to {gaps.max():.2f} mm): resample it first")
+        raise ScanError(
+            f"{folder}: slices are unevenly spaced ({gaps.min():.2f} to {gaps.max():.2f} mm): resample it first"
+        )
     steps = np.diff(positions[order], axis=0)
     if np.linalg.norm(steps - np.outer(gaps, normal), axis=1).max() > 0.05 * gap + 0.1:
-        raise ScanError(f"{folder}: slices are sheared (gantry tilt): correct the tilt first, for example with dcm2niix")
+        raise ScanError(
+            f"{folder}: slices are sheared (gantry tilt): correct the tilt first, for example with dcm2niix"
+        )
     return [chosen[i][0] for i in order], gap

@@ -79,9 +79,7 @@ def pad(image: Tensor, patch: int) -> Tensor:
     return F.pad(image, (0, missing[2], 0, missing[1], 0, missing[0]))
 
 
-def windows_of(
-    model: Segmenter, image: Tensor, overlap: float, progress: Progress | None = None
-) -> Iterator[Window]:
+def windows_of(model: Segmenter, image: Tensor, overlap: float, progress: Progress | None = None) -> Iterator[Window]:
     """Encode an image (C, X, Y, Z), padded already, window by window.
 
     Windows that hold nothing but air are skipped: there is no lesion outside the body.

@@ -92,7 +92,8 @@ def lesion_f1(prediction: Tensor, truth: Tensor, minimum_iou: float = 0.1) -> fl
     if n_predicted + n_true == 0:
         return float("nan")
     joint = np.bincount(
-        true.ravel().astype(np.int64) * (n_predicted + 1) + predicted.ravel(), minlength=(n_true + 1) * (n_predicted + 1)
+        true.ravel().astype(np.int64) * (n_predicted + 1) + predicted.ravel(),
+        minlength=(n_true + 1) * (n_predicted + 1),
     ).reshape(n_true + 1, n_predicted + 1)
     union = joint.sum(1, keepdims=True) + joint.sum(0, keepdims=True) - joint
     hit = (joint / np.maximum(union, 1))[1:, 1:] > minimum_iou

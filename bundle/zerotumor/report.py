@@ -93,7 +93,9 @@ def table(reports: Sequence[dict]) -> Table:
         out.add_column(name, overflow="fold")
     for report in reports:
         for e in report["prompts"]:
-            hint = f"\n(nearest concept: {e['nearest_concept']}, {e['similarity']:.2f})" if "nearest_concept" in e else ""
+            hint = (
+                f"\n(nearest concept: {e['nearest_concept']}, {e['similarity']:.2f})" if "nearest_concept" in e else ""
+            )
             row = [
                 e["prompt"] + hint,
                 "yes" if e["found"] else "no",
@@ -117,9 +119,7 @@ def window(image: np.ndarray, modality: str) -> np.ndarray:
     return np.clip((image - low) / max(high - low, 1e-6), 0, 1)
 
 
-def overlay(
-    scan: MetaTensor, masks: Tensor, report: dict, path: str | Path, truth: Tensor | None = None
-) -> None:
+def overlay(scan: MetaTensor, masks: Tensor, report: dict, path: str | Path, truth: Tensor | None = None) -> None:
     """PNG with axial, coronal and sagittal slices through the largest lesion found (or the middle of the scan).
 
     Radiological convention: the patient's right is on the left. Outlines: one color a prompt; truth, if given, dashed.
@@ -179,7 +179,9 @@ def caption(report: dict) -> str:
     lines = []
     for e in report["prompts"][:4]:
         if e["found"]:
-            lines.append(f"{e['prompt']}: {e['volume_ml']:.1f} ml, {e['largest_diameter_mm']:.0f} mm, score {e['score']:.2f}")
+            lines.append(
+                f"{e['prompt']}: {e['volume_ml']:.1f} ml, {e['largest_diameter_mm']:.0f} mm, score {e['score']:.2f}"
+            )
         else:
             lines.append(f"{e['prompt']}: nothing found (score {e['score']:.2f})")
     return "\n".join(lines)

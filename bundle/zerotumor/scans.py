@@ -38,13 +38,17 @@ def read_datalist(path: str | Path, section: str = "training", seen_only: bool =
     try:
         records = json.loads(path.read_text())[section]
     except (OSError, json.JSONDecodeError, KeyError) as error:
-        raise ScanError(f"{path} is no datalist with a section {section!r}: see zerotumor/scans.py for its form") from error
+        raise ScanError(
+            f"{path} is no datalist with a section {section!r}: see zerotumor/scans.py for its form"
+        ) from error
     kept = []
     for record in records:
         names = record["labels"].values()
         for name in names:
             if name not in LESIONS and name not in ORGANS and name not in PAIRS:
-                raise ScanError(f"{path} names {name!r}, which is no organ or lesion of the vocabulary: correct the name")
+                raise ScanError(
+                    f"{path} names {name!r}, which is no organ or lesion of the vocabulary: correct the name"
+                )
         if seen_only and any(name in LESIONS and not LESIONS[name].seen for name in names):
             continue
         full = {k: str(path.parent / record[k]) for k in ("image", "label")}
@@ -69,7 +73,9 @@ class LoadScan(Transform):
         scan = read_scan(record["image"])
         labels = read_scan(record["label"], labels=True)
         if labels.shape != scan.shape:
-            raise ScanError(f"{record['label']} has another shape than its scan: give the label map of {record['image']}")
+            raise ScanError(
+                f"{record['label']} has another shape than its scan: give the label map of {record['image']}"
+            )
         modality = decide_modality(scan, user=record.get("modality"))
         image = prepare(scan, modality, self.spacing)
         labels = Orientation(axcodes="RAS", labels=None)(MetaTensor(labels, affine=scan.affine))

@@ -31,7 +31,7 @@ class Segmentation:
     logits: Tensor  # (B, P, X, Y, Z)
     scores: Tensor  # (B, P) in 0..1: is it there at all
     attributes: list[dict] = field(default_factory=list)  # per prompt: what the method says of the lesion
-    extras: dict[str, object] = field(default_factory=dict)  # further maps by name; "ungated" (B, P, X, Y, Z) for ranking
+    extras: dict[str, object] = field(default_factory=dict)  # maps by name; "ungated" (B, P, X, Y, Z) ranks voxels
 
 
 class Segmenter(nn.Module):
@@ -147,7 +147,9 @@ def load_into(model: Segmenter, method: str, path: str | Path) -> Segmenter:
     try:
         model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except (RuntimeError, KeyError, OSError, pickle.UnpicklingError) as error:
-        raise WeightsError(f"{path} does not fit the model its record describes: restore both files ({error})") from error
+        raise WeightsError(
+            f"{path} does not fit the model its record describes: restore both files ({error})"
+        ) from error
     model.encoder = encoder
     model.weights_sha256 = record["sha256"]
     return model
@@ -158,7 +160,7 @@ def read_record(path: Path, method: str) -> dict:
     record_path = path.with_suffix(".json")
     for needed in (path, record_path):
         if not needed.is_file():
-            raise WeightsError(f"{needed} is missing: train it (bundle/docs/README.md), or restore it from the repository")
+            raise WeightsError(f"{needed} is missing: train it (see bundle/docs/README.md) or restore it")
     try:
         record = json.loads(record_path.read_text())
         expected, made_for = record["sha256"], record["method"]
@@ -167,5 +169,7 @@ def read_record(path: Path, method: str) -> dict:
     if made_for != method:
         raise WeightsError(f"{path} holds weights of {made_for}, not of {method}: give the file of {method}")
     if sha256(path) != expected:
-        raise WeightsError(f"{path} is not the file that was trained (its hash differs): restore it from the repository")
+        raise WeightsError(
+            f"{path} is not the file that was trained (its hash differs): restore it from the repository"
+        )
     return record

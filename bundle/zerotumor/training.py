@@ -143,7 +143,9 @@ def targets_of(labels: Sequence[Mapping[str, Tensor]], device: torch.device | st
                 kept.append(mask.float())
                 rows.append(row.long())
         masks.append(torch.stack(kept) if kept else torch.zeros((0, *ids.shape), device=device))
-        values.append(torch.stack(rows).to(device) if rows else torch.zeros((0, len(NAMES)), dtype=torch.long, device=device))
+        values.append(
+            torch.stack(rows).to(device) if rows else torch.zeros((0, len(NAMES)), dtype=torch.long, device=device)
+        )
     organs = torch.stack([label["organs"][0] for label in labels]).to(device).long()
     return Targets(masks, values, organs)
 
@@ -211,7 +213,9 @@ class LossParts:
     def epoch(self, engine: Engine) -> None:
         """Log the epoch's means and start again."""
         steps = engine.state.epoch_length
-        logging.getLogger(__name__).info("loss parts: " + ", ".join(f"{n} {v / steps:.3f}" for n, v in self.sums.items()))
+        logging.getLogger(__name__).info(
+            "loss parts: " + ", ".join(f"{n} {v / steps:.3f}" for n, v in self.sums.items())
+        )
         self.sums = {}
 
 
@@ -241,5 +245,7 @@ def warm_start(network: torch.nn.Module, path: str | Path) -> list[str]:
     fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
     network.load_state_dict(fitting, strict=False)
     fresh = sorted(set(own) - set(fitting))
-    logging.getLogger(__name__).info(f"started from {path}: {len(fitting)} tensors copied, fresh: {', '.join(fresh) or 'none'}")
+    logging.getLogger(__name__).info(
+        f"started from {path}: {len(fitting)} tensors copied, fresh: {', '.join(fresh) or 'none'}"
+    )
     return fresh

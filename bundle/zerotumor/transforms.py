@@ -74,12 +74,18 @@ def decide_modality(image: Tensor, header: str | None = None, user: str | None =
     if said is not None and said not in MODALITIES:
         raise ModalityError(f"the modality {user!r} is not known: say CT or MR")
     if written is not None and written not in MODALITIES:
-        raise ModalityError(f"the scan is of modality {written}, and only CT and MR can be segmented: give one of those")
+        raise ModalityError(
+            f"the scan is of modality {written}, and only CT and MR can be segmented: give one of those"
+        )
     if said and written and said != written:
-        raise ModalityError(f"the scan's header says {written} and you say {said}: leave out --modality, or check the file")
+        raise ModalityError(
+            f"the scan's header says {written} and you say {said}: leave out --modality, or check the file"
+        )
     claim = said or written
     if claim == "CT" and seen == "MR":
-        raise ModalityError("the scan is called CT but holds no Hounsfield units (no air near -1000): say --modality MR")
+        raise ModalityError(
+            "the scan is called CT but holds no Hounsfield units (no air near -1000): say --modality MR"
+        )
     if claim == "MR" and seen == "CT":
         raise ModalityError("the scan is called MR but holds Hounsfield units (air near -1000): say --modality CT")
     if claim is None and seen is None:
@@ -138,5 +144,7 @@ class Prepared(MapTransform):
         for key in self.key_iterator(data):
             image = data[key]
             values = normalize(image, decide_modality(image, user=self.modality))
-            data[key] = MetaTensor(values, affine=image.affine, meta=image.meta, applied_operations=image.applied_operations)
+            data[key] = MetaTensor(
+                values, affine=image.affine, meta=image.meta, applied_operations=image.applied_operations
+            )
         return data

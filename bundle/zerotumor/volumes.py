@@ -59,7 +59,9 @@ def read_scan(path: str | Path, *, series: str | None = None, labels: bool = Fal
     elif suffix_of(path) in NRRD:
         values, affine, modality = _read_nrrd(path)
     else:
-        raise ScanError(f"{path} is neither NIfTI (.nii, .nii.gz) nor NRRD (.nrrd) nor a DICOM folder: convert it first")
+        raise ScanError(
+            f"{path} is neither NIfTI (.nii, .nii.gz) nor NRRD (.nrrd) nor a DICOM folder: convert it first"
+        )
     check_values(values, path, labels)
     meta = {"path": str(path), "filename_or_obj": str(path)}
     if modality:
@@ -166,7 +168,9 @@ def write_atomically(path: Path, write) -> None:
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
-        raise ScanError(f"{path} could not be written ({_short(error)}): free some space or choose another --out") from error
+        raise ScanError(
+            f"{path} could not be written ({_short(error)}): free some space or choose another --out"
+        ) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)

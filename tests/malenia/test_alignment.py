@@ -1,6 +1,7 @@
 """MP-NCE: what makes it neither InfoNCE nor SupCon."""
 
 import torch
+
 from zerotumor.malenia.alignment import alignment_loss, mp_nce, positives_and_negatives
 from zerotumor.malenia.attributes import NAMES, SLICES, VALUES, value_index
 

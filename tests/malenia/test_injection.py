@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from zerotumor.malenia.attributes import NAMES, SLICES, VALUES, AttributeBank, value_index
 from zerotumor.malenia.injection import KnowledgeInjection, ensemble
 from zerotumor.malenia.location import region_average

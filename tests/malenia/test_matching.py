@@ -1,6 +1,7 @@
 """Tokens find their lesions."""
 
 import torch
+
 from zerotumor.malenia.matching import mask_cost, match
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from zerotumor.malenia import Malenia, Targets
 from zerotumor.malenia.attributes import NAMES, SLICES, VALUES, value_index
 from zerotumor.malenia.criterion import MaleniaLoss
@@ -69,7 +70,13 @@ def test_text_decides(model):
         for attribute, shares in LESIONS[name].attributes.items():
             values[0, token, value_index(attribute, max(shares, key=shares.get))] = 1
         inside[0, token, 1 + value_index("location", place)] = 1
-    features |= {"masks": masks, "objectness": torch.full((1, 2), 0.9), "values": values, "inside": inside, "around": inside}
+    features |= {
+        "masks": masks,
+        "objectness": torch.full((1, 2), 0.9),
+        "values": values,
+        "inside": inside,
+        "around": inside,
+    }
     logits = model.segment(features, parse("renal cyst; liver tumor")).logits[0] > 0
     assert logits[0, :16].all() and not logits[0, 16:].any()
     assert logits[1, 16:].all() and not logits[1, :16].any()

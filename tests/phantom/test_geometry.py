@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from zerotumor.phantom.geometry import Draw, Noise, cylinder, ellipsoid, grid, length, threads, tube, voronoi
 
 

@@ -9,6 +9,7 @@ import segment
 import typer
 from make_files import ct_values, write_dicom, write_nifti
 from typer.testing import CliRunner
+
 from zerotumor.segmenter import build, save
 from zerotumor.text import load_text_encoder
 

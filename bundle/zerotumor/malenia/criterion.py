@@ -78,9 +78,7 @@ class MaleniaLoss(nn.Module):
         location: float = 1.0,
     ) -> None:
         super().__init__()
-        self.weights = dict(
-            mask=mask, align=align, final=final, objectness=objectness, prior=prior, location=location
-        )
+        self.weights = dict(mask=mask, align=align, final=final, objectness=objectness, prior=prior, location=location)
         self.no_lesion = no_lesion
         self.last: dict[str, float] = {}
 
@@ -135,9 +133,7 @@ class MaleniaLoss(nn.Module):
     def _prior(logits: Tensor, targets: Targets) -> Tensor:
         """Any lesion at all; patches without one contribute cross-entropy only, as Dice has no meaning there."""
         shape = logits.shape[2:]
-        truth = torch.stack(
-            [cover(m, shape).amax(0) if len(m) else logits.new_zeros(shape) for m in targets.masks]
-        )
+        truth = torch.stack([cover(m, shape).amax(0) if len(m) else logits.new_zeros(shape) for m in targets.masks])
         full = torch.tensor([len(m) > 0 for m in targets.masks], device=logits.device)
         empty = F.softplus(logits[~full, 0]).mean() if (~full).any() else logits.sum() * 0
         return dice_bce(logits[full, 0], truth[full]) + empty

@@ -75,11 +75,9 @@ def prompt_scores(model: Malenia, features: Mapping[str, Tensor], prompts: Seque
         score = objectness
         for name, exponent in exponents.items():
             part = SLICES[name]
-            if name == "location":
-                match = place_match(features, row[part])
-            else:
-                match = (values[..., part] * row[part]).sum(-1)
-            score = score * match.clamp(1e-4, 1) ** exponent
+            wanted_values = row[part]
+            own = place_match(features, wanted_values) if name == "location" else values[..., part] @ wanted_values
+            score = score * own.clamp(1e-4, 1) ** exponent
         scores.append(score)
     return torch.stack(scores, -1)
 
@@ -132,4 +130,3 @@ def describe(values: Tensor, scores: Tensor) -> list[dict]:
             attributes[name] = {"value": ATTRIBUTES[name][k], "probability": round(float(best[SLICES[name]][k]), 3)}
         found.append({"attributes": attributes, "diagnosis": [(n, round(s, 3)) for n, s in diagnose(best)]})
     return found
-

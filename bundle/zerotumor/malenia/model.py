@@ -153,9 +153,7 @@ class Malenia(Segmenter):
         gate = (torch.logit(scores, eps=1e-4) - torch.logit(scores.new_tensor(self.theta))).clamp_max(0)
         masks = features["masks"]
         logits = torch.stack([(masks + 2 * g[..., None, None, None]).amax(1) for g in gate.unbind(-1)], 1)
-        ranking = torch.stack(
-            [(masks.sigmoid() * s[..., None, None, None]).amax(1) for s in scores.unbind(-1)], 1
-        )
+        ranking = torch.stack([(masks.sigmoid() * s[..., None, None, None]).amax(1) for s in scores.unbind(-1)], 1)
         return Segmentation(
             logits=logits,
             scores=scores.amax(1),

@@ -69,7 +69,12 @@ class Abdomen:
     def _colon(draw: Draw, sx: float, sy: float) -> list[dict]:
         low = draw.uniform(-45, 0)
         right = [[105 * sx, -10 * sy, z] for z in (-130, -90, -50, low)]
-        cross = [[100 * sx, 20 * sy, low], [45 * sx, 62 * sy, low - 15], [-40 * sx, 66 * sy, low], [-105 * sx, 10 * sy, 25]]
+        cross = [
+            [100 * sx, 20 * sy, low],
+            [45 * sx, 62 * sy, low - 15],
+            [-40 * sx, 66 * sy, low],
+            [-105 * sx, 10 * sy, 25],
+        ]
         left = [[-110 * sx, -20 * sy, z] for z in (25, -30, -80, -130)]
         contents = ("stool", "stool", "bowel content", "gas")
         return [
@@ -142,5 +147,8 @@ class Abdomen:
         anatomy.paint((hilum < 0) & (distance < 3), "fat")
         pelvis = ellipsoid(p, [center[0] - side * 12, center[1] + 3, center[2]], [9, 5, 12])
         anatomy.paint((pelvis < 0) & (distance < 4), "urine")
-        line = [[center[0] - side * 10, center[1] + 6, center[2] + 4], [side * 16, self.trunk.spine_y + 26, center[2] + 10]]
+        line = [
+            [center[0] - side * 10, center[1] + 6, center[2] + 4],
+            [side * 16, self.trunk.spine_y + 26, center[2] + 10],
+        ]
         anatomy.paint((tube(p, line, 4) < 0) & (distance > -14), "venous blood")

@@ -27,11 +27,19 @@ class Chest:
         self.middle = draw.uniform(20, 30)
         self.dome = (draw.uniform(-95, -60), draw.uniform(-105, -75))
         self.heart = (jitter(draw, [-22, 22 * sy, -55], 5), [50 * sx, 46 * sy, 50], draw.rotation(0.4))
-        self.chambers = [(jitter(draw, [-22 + dx, 22 * sy + dy, -50 + dz], 4), [r, r * 0.9, r * 1.2])
-                         for dx, dy, dz, r in ((18, 10, 0, 21), (-20, 8, -12, 19), (14, -16, 16, 19), (-12, -18, 14, 18))]  # fmt: skip
+        self.chambers = [
+            (jitter(draw, [-22 + dx, 22 * sy + dy, -50 + dz], 4), [r, r * 0.9, r * 1.2])
+            for dx, dy, dz, r in ((18, 10, 0, 21), (-20, 8, -12, 19), (14, -16, 16, 19), (-12, -18, 14, 18))
+        ]
         arch = draw.uniform(28, 50)
         y = t.spine_y + 30
-        self.aorta = [[-20, y, -180], [-22, y, arch - 12], [-16, y + 20, arch + 8], [2, y + 50, arch], [4, y + 56, arch - 50]]
+        self.aorta = [
+            [-20, y, -180],
+            [-22, y, arch - 12],
+            [-16, y + 20, arch + 8],
+            [2, y + 50, arch],
+            [4, y + 56, arch - 50],
+        ]
         self.aorta_r = draw.uniform(10, 15)
         self.artery = [[-40, y + 30, 0], [-10, y + 50, 4], [18, y + 26, 2], [50, y + 22, -4]]
         self.cava = [[26, y + 45, 150], [26, y + 45, 20], [28, y + 38, -20]]

@@ -109,7 +109,9 @@ def distance_to(points: Tensor, center: Sequence[float]) -> Tensor:
     return length(points - column(center, points))
 
 
-def ellipsoid(points: Tensor, center: Sequence[float], radii: Sequence[float], rotation: Tensor | None = None) -> Tensor:
+def ellipsoid(
+    points: Tensor, center: Sequence[float], radii: Sequence[float], rotation: Tensor | None = None
+) -> Tensor:
     """Approximate distance to an ellipsoid in mm (X, Y, Z)."""
     local = points - column(center, points)
     if rotation is not None:
@@ -158,7 +160,9 @@ def voronoi(points: Tensor, sites: Tensor) -> tuple[Tensor, Tensor]:
     return index, second - first
 
 
-def wander(draw: Draw, start: Sequence[float], direction: Sequence[float], steps: int, length: float, bend: float) -> list:
+def wander(
+    draw: Draw, start: Sequence[float], direction: Sequence[float], steps: int, length: float, bend: float
+) -> list:
     """A polyline that bends at random, for vessels and bowel."""
     line, heading = [list(start)], torch.tensor(direction, dtype=torch.float)
     for _ in range(steps):

@@ -37,8 +37,11 @@ class Head:
             )
         ]
         self.third = 3 * wide
-        self.nuclei = [(jitter(draw, [s * x, y, z], 1.5), r) for s in (1, -1)
-                       for x, y, z, r in ((13, -4, 16, [9, 13, 9]), (26, 10, 16, [7, 16, 12]), (14, 26, 24, [6, 9, 8]))]  # fmt: skip
+        self.nuclei = [
+            (jitter(draw, [s * x, y, z], 1.5), r)
+            for s in (1, -1)
+            for x, y, z, r in ((13, -4, 16, [9, 13, 9]), (26, 10, 16, [7, 16, 12]), (14, 26, 24, [6, 9, 8]))
+        ]
         self.cerebellum = (jitter(draw, [0, -52, -32], 3), [48, 30, 25])
         self.sinus = draw.uniform(0.6, 1.2)
 
@@ -72,7 +75,9 @@ class Head:
         anatomy.paint(hull < 0, "skin")
         anatomy.paint(hull < -2, "fat", "fat")
         muscle = (p[2] < 25) & (hull < -6) & (brain > self.skull)
-        anatomy.paint(muscle & (self.lattice.lattice.mean() + (p[0] * 0.35 + p[2] * 0.2) % 13 > 2.2), "muscle", "muscle")
+        anatomy.paint(
+            muscle & (self.lattice.lattice.mean() + (p[0] * 0.35 + p[2] * 0.2) % 13 > 2.2), "muscle", "muscle"
+        )
         bone = brain < self.skull
         anatomy.paint(bone, "cortical bone", "bone")
         anatomy.paint((brain < self.skull - 2) & (brain > 2) & (p[2] > -10), "red marrow", "bone")

@@ -23,7 +23,15 @@ DIAMETERS = {  # mm, smallest and largest
     "ovarian tumor": (25, 110), "ovarian cyst": (20, 90), "uterine fibroid": (18, 90), "prostate tumor": (8, 32),
     "adrenal tumor": (16, 80), "adrenal adenoma": (10, 35), "thyroid nodule": (8, 35), "bone tumor": (14, 75),
 }  # fmt: skip
-MULTIPLE = ("liver tumor", "liver metastasis", "kidney cyst", "abstract lesion", "liver cyst", "lung nodule", "brain metastasis")
+MULTIPLE = (
+    "liver tumor",
+    "liver metastasis",
+    "kidney cyst",
+    "abstract lesion",
+    "liver cyst",
+    "lung nodule",
+    "brain metastasis",
+)
 MR_DENSITY = {  # on MR the contrast decides what is bright: (solid, fluid)
     "T1": ({"hypodense": 5, "isodense": 2, "hyperdense": 2, "mixed": 1}, {"hypodense": 1}),
     "T2": ({"hyperdense": 7, "hypodense": 1, "mixed": 2}, {"hyperdense": 1}),
@@ -103,7 +111,9 @@ def target_value(draw: Draw, density: str, level: float, modality: str, fluid: b
     if modality == "CT":
         if fluid:
             return draw.uniform(-5, 22)
-        step = {"hypodense": -draw.uniform(16, 60), "hyperdense": draw.uniform(16, 70)}.get(density, draw.uniform(-5, 5))
+        step = {"hypodense": -draw.uniform(16, 60), "hyperdense": draw.uniform(16, 70)}.get(
+            density, draw.uniform(-5, 5)
+        )
         return level + step * clear
     factor = {
         "hypodense": 1 / (1 + draw.uniform(0.25, 1.4) * clear),
@@ -121,7 +131,9 @@ def paint_values(
     coarse, fine = Noise(draw, max(5.0, radius * 0.45))(points)[0], Noise(draw, 4.5)(points)[0]
     floor = 6.0 if ct else 0.03
     heterogeneous = attributes["density_variation"] == "heterogeneous"
-    amplitude = max(floor * 1.6, abs(step) * draw.uniform(0.2, 0.45)) if heterogeneous else floor * draw.uniform(0, 0.35)
+    amplitude = (
+        max(floor * 1.6, abs(step) * draw.uniform(0.2, 0.45)) if heterogeneous else floor * draw.uniform(0, 0.35)
+    )
     if attributes["density"] == "mixed":
         amplitude = max(amplitude, (26.0 if ct else 0.3 * value) * draw.uniform(0.8, 1.3))
     values = value + amplitude * (0.75 * coarse + 0.35 * fine)
@@ -189,4 +201,3 @@ def diameter_of(draw: Draw, category: str, host_volume_mm3: float, difficulty: f
     high = min(high, max(low * 1.3, 1.25 * host_volume_mm3 ** (1 / 3)))
     low = low + (high - low) * 0.35 * (1 - difficulty)
     return draw.log_uniform(low, max(high, low * 1.05))
-

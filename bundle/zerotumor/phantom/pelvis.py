@@ -24,10 +24,19 @@ class Pelvis:
         self.fine = Noise(draw, 16, 2)
         full = draw.uniform(0.6, 1.3)
         self.bladder = (jitter(draw, [0, 30, -25], 4), [38 * full, 28 * full, 26 * full])
-        self.prostate = (jitter(draw, [0, 18, -62], 3), [draw.uniform(18, 28), draw.uniform(14, 20), draw.uniform(16, 24)])
+        self.prostate = (
+            jitter(draw, [0, 18, -62], 3),
+            [draw.uniform(18, 28), draw.uniform(14, 20), draw.uniform(16, 24)],
+        )
         self.uterus = (jitter(draw, [draw.normal(0, 8), 2, 8], 4), [26, 22, 34], draw.rotation(0.6))
         self.ovaries = [(jitter(draw, [s * 42 * sx, -2, 18], 6), [draw.uniform(10, 17)] * 3) for s in (1, -1)]
-        self.rectum = draw_loop(draw, [[0, -42, 60], [4, -52, 10], [0, -46, -40], [0, -36, -100]], draw.uniform(14, 22), ("stool", "stool", "bowel content"), 0.5)  # fmt: skip
+        self.rectum = draw_loop(
+            draw,
+            [[0, -42, 60], [4, -52, 10], [0, -46, -40], [0, -36, -100]],
+            draw.uniform(14, 22),
+            ("stool", "stool", "bowel content"),
+            0.5,
+        )
         self.loops = []
         for _ in range(draw.integer(6, 14)):
             start = [draw.uniform(-75, 75) * sx, draw.uniform(0, 60), draw.uniform(10, 120)]
@@ -37,7 +46,12 @@ class Pelvis:
         self.colon = [draw_loop(draw, sigmoid, draw.uniform(13, 20), ("stool", "bowel content", "gas"), 0.6)]
         self.hip = [s * draw.uniform(86, 96) * sx for s in (1, -1)]
         self.vessels = [
-            (kind, [[s * 18, -18, 120], [s * 42 * sx, 12, 50], [s * 62 * sx, 62, -30], [s * 70 * sx, 66, -130]], radius, dy)
+            (
+                kind,
+                [[s * 18, -18, 120], [s * 42 * sx, 12, 50], [s * 62 * sx, 62, -30], [s * 70 * sx, 66, -130]],
+                radius,
+                dy,
+            )
             for s in (1, -1)
             for kind, radius, dy in (("arterial blood", 5.0, 0), ("venous blood", 6.5, -11))
         ]
@@ -76,7 +90,11 @@ class Pelvis:
             center, radii = self.prostate
             gland = ellipsoid(p, center, radii)
             anatomy.paint(gland < 0, "mucosa", "prostate")
-            anatomy.paint(ellipsoid(p, [center[0], center[1] + 4, center[2] + 4], [r * 0.68 for r in radii]) < 0, "gland", "prostate")
+            anatomy.paint(
+                ellipsoid(p, [center[0], center[1] + 4, center[2] + 4], [r * 0.68 for r in radii]) < 0,
+                "gland",
+                "prostate",
+            )
             for side in (1, -1):
                 vesicle = tube(p, [[0, center[1] - 10, center[2] + 20], [side * 26, center[1] - 14, center[2] + 30]], 5)
                 anatomy.paint(vesicle < 0, "ovary")
