@@ -100,7 +100,7 @@ def sha256(path: Path) -> str:
 
 
 def save(model: Segmenter, method: str, path: Path, *, config: dict, encoder: TextEncoder, **facts) -> None:
-    """Write weights (a plain state dict, half precision) and, beside them, the JSON record that `load` checks them against."""
+    """Write weights (a plain state dict, half precision) and, beside them, the JSON record that `load` checks."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Half precision halves the file; rounding to 11 bits is far below what training noise leaves of a weight.
