@@ -64,8 +64,9 @@ def wanted(prompt: Prompt, model: Malenia) -> tuple[Tensor, dict[str, float]]:
 def prompt_scores(model: Malenia, features: Mapping[str, Tensor], prompts: Sequence[Prompt]) -> Tensor:
     """Score of every token for every prompt, (B, N, P) in 0..1.
 
-    Objectness times, for each attribute the prompt speaks of, the probability that the token has one of the wanted
-    values, to the power of how much the user meant it. A prompt that says nothing ("tumor") is objectness alone.
+    Objectness times, for each attribute the prompt speaks of, how probable the wanted values are next to the token's most
+    probable value, to the power of how much the user meant it. A token that agrees loses nothing, so scores of prompts that
+    say much and of prompts that say nothing ("tumor": objectness alone) are on one scale.
     """
     values, objectness = features["values"], features["objectness"]
     scores = []
@@ -76,25 +77,27 @@ def prompt_scores(model: Malenia, features: Mapping[str, Tensor], prompts: Seque
         for name, exponent in exponents.items():
             part = SLICES[name]
             wanted_values = row[part]
-            own = place_match(features, wanted_values) if name == "location" else values[..., part] @ wanted_values
+            if name == "location":
+                own = place_match(features, wanted_values)
+            else:
+                own = values[..., part] @ wanted_values / values[..., part].amax(-1).clamp_min(1e-6)
             score = score * own.clamp(1e-4, 1) ** exponent
         scores.append(score)
     return torch.stack(scores, -1)
 
 
 def place_match(features: Mapping[str, Tensor], organs: Tensor) -> Tensor:
-    """Probability that a token lies in, or borders on, one of the wanted organs (L,) -> (B, N).
+    """How probable it is that a token lies in, or borders on, one of the wanted organs (L,) -> (B, N) in 0..1.
 
-    The imaginary organ of training is left out and the rest renormalised: nothing in a patient lies there.
+    Next to the most probable organ. The imaginary organ of training is left out: nothing in a patient lies there.
     """
     keep = torch.ones_like(organs)
     keep[list(ORGANS).index("abstract")] = 0
-    best = None
+    matches = []
     for region in (features["inside"], features["around"]):
         known = region[..., 1:] * keep
-        share = (known * organs).sum(-1) / (known.sum(-1) + region[..., 0]).clamp_min(1e-6)
-        best = share if best is None else torch.maximum(best, share)
-    return best
+        matches.append((known * organs).amax(-1) / known.amax(-1).clamp_min(1e-6))
+    return torch.maximum(*matches)
 
 
 def diagnose(values: Tensor, top: int = 3) -> list[tuple[str, float]]:

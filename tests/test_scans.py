@@ -1,0 +1,107 @@
+"""Folders of scans with label maps as training data."""
+
+import json
+
+import make_datalist
+import numpy as np
+import pytest
+import torch
+import typer
+from make_files import write_nifti
+from typer.testing import CliRunner
+
+from zerotumor.errors import ScanError
+from zerotumor.malenia.attributes import NAMES, value_index
+from zerotumor.scans import LoadScan, read_datalist
+from zerotumor.vocabulary import ORGANS
+
+app = typer.Typer()
+app.command()(make_datalist.main)
+AFFINE = np.diag([4.0, 4.0, 4.0, 1.0])
+
+
+def write_case(folder, image="imaging.nii.gz", label="segmentation.nii.gz"):
+    """Two kidneys, the right one (larger x) with a tumor, the left one with a cyst."""
+    for name in (image, label):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    labels = np.zeros((24, 16, 16), np.uint8)
+    labels[2:9, 4:12, 4:12] = 1
+    labels[15:22, 4:12, 4:12] = 1
+    labels[17:20, 6:9, 6:9] = 2
+    labels[4:6, 6:9, 6:9] = 3
+    values = np.random.default_rng(0).normal(0, 10, labels.shape) - 1000.0 * (labels == 0) + 40
+    write_nifti(folder / image, values.astype(np.float32), AFFINE)
+    write_nifti(folder / label, labels, AFFINE)
+
+
+def test_kits_folder(tmp_path):
+    for k in range(6):
+        write_case(tmp_path / f"case_{k:05d}")
+    assert CliRunner().invoke(app, [str(tmp_path), "--validation", "0.5"]).exit_code == 0
+    training = read_datalist(tmp_path / "dataset.json")
+    assert len(training) == 3 and len(read_datalist(tmp_path / "dataset.json", "validation")) == 3
+    data = LoadScan(spacing=4.0)(training[0])
+    assert data["image"].shape == (2, 24, 16, 16) and data["lesions"].max() == 2
+    places = {int(row[0]) for row in data["values"]}
+    assert places == {value_index("location", "right kidney"), value_index("location", "left kidney")}
+    assert (data["values"][:, 1:] == -1).all()
+    assert (data["organs"][0, 16:21, 6:9, 6:9] == ORGANS["right kidney"].index).all()
+    assert (data["organs"][0, 3:8, 6:9, 6:9] == ORGANS["left kidney"].index).all()
+
+
+def test_msd_task_with_an_unseen_tumor_is_left_out(tmp_path):
+    folder = tmp_path / "Task07_Pancreas"
+    for k in range(3):
+        write_case(folder, f"imagesTr/p{k}.nii.gz", f"labelsTr/p{k}.nii.gz")
+    (folder / "dataset.json").write_text("{}")
+    assert CliRunner().invoke(app, [str(folder)]).exit_code == 0
+    assert (folder / "dataset.msd.json").is_file()
+    assert read_datalist(folder / "dataset.json") == []
+    assert len(read_datalist(folder / "dataset.json", seen_only=False)) == 2
+
+
+def test_recorded_attributes_are_used(tmp_path):
+    write_case(tmp_path)
+    record = {"image": str(tmp_path / "imaging.nii.gz"), "label": str(tmp_path / "segmentation.nii.gz"),
+              "labels": {"2": "kidney tumor"}, "modality": "CT", "attributes": {"density": "hyperdense"}}  # fmt: skip
+    values = LoadScan(spacing=4.0)(record)["values"]
+    assert values[0, NAMES.index("density")] == value_index("density", "hyperdense")
+
+
+@pytest.mark.parametrize("content, words", [("{", "no datalist"), ('{"validation": []}', "no datalist")])
+def test_broken_datalist(tmp_path, content, words):
+    (tmp_path / "d.json").write_text(content)
+    with pytest.raises(ScanError, match=words):
+        read_datalist(tmp_path / "d.json")
+
+
+def test_unknown_name_in_a_datalist(tmp_path):
+    record = {"image": "a", "label": "b", "labels": {"1": "gizzard"}}
+    (tmp_path / "d.json").write_text(json.dumps({"training": [record]}))
+    with pytest.raises(ScanError, match="'gizzard'"):
+        read_datalist(tmp_path / "d.json")
+
+
+def test_folder_of_neither_kind(tmp_path):
+    result = CliRunner().invoke(app, [str(tmp_path)])
+    assert result.exit_code == 1 and "neither imagesTr" in result.output
+
+
+def test_label_map_of_another_scan(tmp_path):
+    write_case(tmp_path)
+    other = write_nifti(tmp_path / "other.nii.gz", np.ones((5, 5, 5), np.uint8), AFFINE)
+    record = {
+        "image": str(tmp_path / "imaging.nii.gz"),
+        "label": str(other),
+        "labels": {"1": "liver"},
+        "modality": "CT",
+    }
+    with pytest.raises(ScanError, match="another shape"):
+        LoadScan()(record)
+
+
+def test_samples_are_plain_tensors(tmp_path):
+    write_case(tmp_path)
+    record = {"image": str(tmp_path / "imaging.nii.gz"), "label": str(tmp_path / "segmentation.nii.gz"),
+              "labels": {"1": "kidney", "3": "kidney cyst"}, "modality": "CT"}  # fmt: skip
+    assert all(type(v) is torch.Tensor for v in LoadScan(spacing=4.0)(record).values())

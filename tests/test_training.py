@@ -1,0 +1,75 @@
+"""Samples and batches for training."""
+
+import torch
+
+from zerotumor.malenia.attributes import NAMES, value_index
+from zerotumor.training import (
+    GeneratePhantom,
+    RandAppearance,
+    RandMirror,
+    collate,
+    phantom_datalist,
+    prepare_batch,
+    warm_start,
+)
+from zerotumor.vocabulary import ORGANS
+
+
+def sample():
+    organs = torch.zeros(1, 8, 8, 8, dtype=torch.uint8)
+    organs[:, :3] = ORGANS["left kidney"].index
+    lesions = torch.zeros(1, 8, 8, 8, dtype=torch.uint8)
+    lesions[:, 1:3, 2:4, 2:4] = 1
+    lesions[:, 7, 7, 7] = 2
+    values = torch.full((2, len(NAMES)), -1, dtype=torch.int16)
+    values[:, 0] = value_index("location", "left kidney")
+    return {"image": torch.rand(2, 8, 8, 8), "organs": organs, "lesions": lesions, "values": values}
+
+
+def test_records_cover_the_range_of_difficulty():
+    records = phantom_datalist(200, start=7, difficulty=(0.2, 0.6))
+    assert [r["seed"] for r in records[:3]] == [7, 8, 9]
+    assert min(r["difficulty"] for r in records) < 0.21 and max(r["difficulty"] for r in records) > 0.59
+
+
+def test_a_phantom_becomes_a_sample():
+    data = GeneratePhantom((24, 24, 24), 8.0)({"seed": 3, "difficulty": 0.0, "category": "kidney cyst"})
+    assert data["image"].shape == (2, 24, 24, 24) and data["image"].dtype == torch.float16
+    assert len(data["values"]) == data["lesions"].max()
+
+
+def test_mirroring_left_and_right_changes_sides_of_image_and_words():
+    before = sample()
+    after = RandMirror(prob=(1.0, 0.0, 0.0))(before)
+    assert torch.equal(after["image"], before["image"].flip(1))
+    assert (after["organs"][:, -3:] == ORGANS["right kidney"].index).all()
+    assert (after["values"][:, 0] == value_index("location", "right kidney")).all() and (
+        after["values"][:, 1:] == -1
+    ).all()
+
+
+def test_mirroring_top_and_bottom_keeps_sides():
+    after = RandMirror(prob=(0.0, 0.0, 1.0))(sample())
+    assert (after["organs"][:, :3] == ORGANS["left kidney"].index).all()
+
+
+def test_appearance_changes_the_image_alone_and_repeats_with_its_seed():
+    transform, before = RandAppearance(prob=1.0), sample()
+    first = transform.set_random_state(1)(before)
+    second = transform.set_random_state(1)(before)
+    assert torch.equal(first["image"], second["image"]) and not torch.equal(first["image"], before["image"])
+    assert torch.equal(first["lesions"], before["lesions"])
+
+
+def test_batch_drops_instances_that_the_patch_cut_away():
+    image, targets, _, keywords = prepare_batch(collate([sample(), [sample()]]), "cpu")
+    assert image.shape == (2, 2, 8, 8, 8) and keywords["targets"] is targets
+    assert [len(m) for m in targets.masks] == [1, 1] and targets.masks[0].sum() == 8
+    assert targets.values[0].shape == (1, 8) and targets.organs.shape == (2, 8, 8, 8)
+
+
+def test_warm_start_takes_what_fits(tmp_path):
+    torch.save({"model": {"weight": torch.ones(3, 2), "bias": torch.ones(5)}}, tmp_path / "a.pt")
+    layer = torch.nn.Linear(2, 3)
+    assert warm_start(layer, tmp_path / "a.pt") == ["bias"]
+    assert (layer.weight == 1).all()
