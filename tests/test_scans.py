@@ -84,7 +84,7 @@ def test_unknown_name_in_a_datalist(tmp_path):
 
 def test_folder_of_neither_kind(tmp_path):
     result = CliRunner().invoke(app, [str(tmp_path)])
-    assert result.exit_code == 1 and "neither imagesTr" in result.output
+    assert result.exit_code == 1 and "neither imagesTr" in " ".join(result.output.split())
 
 
 def test_label_map_of_another_scan(tmp_path):
