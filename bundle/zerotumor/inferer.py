@@ -122,7 +122,7 @@ class _Canvas:
     def __init__(self, prompts: int, shape: Sequence[int], patch: int) -> None:
         self.maps = {name: torch.zeros(prompts, *shape) for name in ("gated", "ungated")}
         self.weight = torch.zeros(shape)
-        self.importance = compute_importance_map((patch,) * 3, mode=BlendMode.GAUSSIAN, sigma_scale=0.25)
+        self.importance = compute_importance_map((patch,) * 3, mode=BlendMode.GAUSSIAN, sigma_scale=0.125)
 
     def add(self, part: tuple[slice, ...], gated: Tensor, ungated: Tensor) -> None:
         for name, values in (("gated", gated), ("ungated", ungated)):

@@ -151,7 +151,9 @@ class Malenia(Segmenter):
         """
         scores = prompt_scores(self, features, prompts)  # (B, N, P)
         gate = (torch.logit(scores, eps=1e-4) - torch.logit(scores.new_tensor(self.theta))).clamp_max(0)
-        masks = features["masks"]
+        # A voxel must look like a lesion to the dense prior too: tokens draw wholes, and their borders run over.
+        prior = nn.functional.interpolate(features["prior"], features["masks"].shape[2:], mode="trilinear")
+        masks = torch.minimum(features["masks"], prior)
         logits = torch.stack([(masks + 2 * g[..., None, None, None]).amax(1) for g in gate.unbind(-1)], 1)
         ranking = torch.stack([(masks.sigmoid() * s[..., None, None, None]).amax(1) for s in scores.unbind(-1)], 1)
         return Segmentation(
