@@ -3,8 +3,8 @@
 python scripts/calibrate.py --weights RUN/model.pt
 
 Only seeds of training's validation range are used; no unseen kind and no real scan has a say. Of the thetas that leave at
-least half of the healthy scans (so the median) under 5 ml of false positives, the one with the best Dice (lesions asked for by name) is written
-to the weights' record; if none does, the quietest.
+least half of the healthy scans (so the median) under 5 ml of false positives, the one with the best Dice (lesions asked for
+by name) is written to the weights' record; if none does, the quietest.
 """
 
 from __future__ import annotations
