@@ -150,13 +150,24 @@ def targets_of(labels: Sequence[Mapping[str, Tensor]], device: torch.device | st
     return Targets(masks, values, organs)
 
 
-def prepare_batch(batch: Mapping[str, object], device: torch.device | str, non_blocking: bool = False, **_) -> tuple:
+def prepare_batch(
+    batch: Mapping[str, object], device: torch.device | str, non_blocking: bool = False, dense: bool = False, **_
+) -> tuple:
     """For MONAI's SupervisedTrainer: inputs, targets, and the targets again as the network's keyword argument.
 
-    The network needs them too: matched tokens are fed their lesion's texts.
+    The network needs them too: matched tokens are fed their lesion's texts. `dense`: see `Malenia.forward`.
     """
     targets = targets_of(batch["label"], device)
-    return batch["image"].to(device, non_blocking=non_blocking), targets, (), {"targets": targets}
+    extra = {"targets": targets} | ({"dense": True} if dense else {})
+    return batch["image"].to(device, non_blocking=non_blocking), targets, (), extra
+
+
+def prepare_validation(
+    batch: Mapping[str, Tensor], device: torch.device | str, non_blocking: bool = False, dense: bool = False, **_
+) -> tuple:
+    """The same for MONAI's SupervisedEvaluator and the samples of `LesionMask`."""
+    image, label = (batch[k].to(device, non_blocking=non_blocking) for k in ("image", "label"))
+    return image, label, (), {"dense": True} if dense else {}
 
 
 class LesionMask(Transform):

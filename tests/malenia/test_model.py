@@ -77,7 +77,7 @@ def test_text_decides(model):
         "inside": inside,
         "around": inside,
     }
-    features["prior"] = torch.full((1, 1, 16, 16, 16), 8.0)
+    features["prior"] = torch.full((1, 1, 32, 32, 32), 8.0)
     logits = model.segment(features, parse("renal cyst; liver tumor")).logits[0] > 0
     assert logits[0, :16].all() and not logits[0, 16:].any()
     assert logits[1, 16:].all() and not logits[1, :16].any()

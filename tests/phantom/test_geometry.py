@@ -24,7 +24,7 @@ def test_length_is_the_norm():
 
 def test_ball_is_exact_and_ellipsoid_changes_sign_on_its_surface():
     p = points()
-    assert torch.allclose(ellipsoid(p, (0, 0, 0), (8, 8, 8)), length(p) - 8, atol=1e-4)
+    assert torch.allclose(ellipsoid(p, (0, 0, 0), (8, 8, 8), reach=None), length(p) - 8, atol=1e-4)
     on = torch.tensor([[4.0, 0, 0], [0, 6.0, 0], [0, 0, 8.0]]).T[:, :, None, None]
     assert torch.allclose(ellipsoid(on, (0, 0, 0), (4, 6, 8)), torch.zeros(3, 1, 1), atol=1e-5)
 

@@ -83,17 +83,20 @@ class MaleniaLoss(nn.Module):
         self.last: dict[str, float] = {}
 
     def forward(self, outputs: dict[str, object], targets: Targets) -> Tensor:
-        """`Malenia.training_outputs` and its targets -> scalar."""
-        decoded: Decoded = outputs["decoded"]
-        pairs = outputs["pairs"]
+        """`Malenia.training_outputs` (or `dense_outputs`: fewer parts) and its targets -> scalar."""
         parts = {
-            "mask": sum(self._masks(m, pairs, targets) for m in decoded.masks) / 3,
-            "align": self._alignment(outputs, targets),
-            "final": self._final(outputs["drawn"], pairs, targets),
-            "objectness": self._objectness(outputs["objectness"], pairs),
-            "prior": sum(self._prior(p, targets) for p in decoded.prior) / 3,
+            "prior": sum(self._prior(p, targets) for p in outputs["prior"]) / len(outputs["prior"]),
             "location": self._location(outputs["located"], targets.organs),
         }
+        if "decoded" in outputs:
+            decoded: Decoded = outputs["decoded"]
+            pairs = outputs["pairs"]
+            parts |= {
+                "mask": sum(self._masks(m, pairs, targets) for m in decoded.masks) / 3,
+                "align": self._alignment(outputs, targets),
+                "final": self._final(outputs["drawn"], pairs, targets),
+                "objectness": self._objectness(outputs["objectness"], pairs),
+            }
         self.last = {name: float(torch.as_tensor(value).detach()) for name, value in parts.items()}
         return sum(self.weights[name] * value for name, value in parts.items())
 
@@ -131,12 +134,16 @@ class MaleniaLoss(nn.Module):
 
     @staticmethod
     def _prior(logits: Tensor, targets: Targets) -> Tensor:
-        """Any lesion at all; patches without one contribute cross-entropy only, as Dice has no meaning there."""
+        """Any lesion at all: soft Dice over the whole batch, and plain cross-entropy.
+
+        Its half is a threshold that decides, so classes are not balanced here, and patches without a lesion count in the
+        Dice: whatever is found there is false.
+        """
         shape = logits.shape[2:]
         truth = torch.stack([cover(m, shape).amax(0) if len(m) else logits.new_zeros(shape) for m in targets.masks])
-        full = torch.tensor([len(m) > 0 for m in targets.masks], device=logits.device)
-        empty = F.softplus(logits[~full, 0]).mean() if (~full).any() else logits.sum() * 0
-        return dice_bce(logits[full, 0], truth[full]) + empty
+        p, logits = logits[:, 0].sigmoid(), logits[:, 0]
+        dice = 1 - (2 * (p * truth).sum() + 1) / (p.sum() + truth.sum() + 1)
+        return dice + 2 * F.binary_cross_entropy_with_logits(logits, truth)
 
     @staticmethod
     def _location(logits: Tensor, organs: Tensor) -> Tensor:

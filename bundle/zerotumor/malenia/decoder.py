@@ -24,7 +24,7 @@ class Decoded:
 
     tokens: list[Tensor]  # (B, N, C)
     masks: list[Tensor]  # logits (B, N, x, y, z) at stride 8, 4, 2
-    prior: list[Tensor]  # logits (B, 1, x, y, z): is there any lesion here, whichever token draws it
+    prior: list[Tensor]  # logits (B, 1, x, y, z) at stride 8, 4, 2, 1: any lesion here, whichever token draws it
 
 
 def peaks(prior: Tensor, count: int, window: int = 5) -> Tensor:
@@ -55,7 +55,7 @@ class TokenDecoder(nn.Module):
         self.queries = nn.Parameter(torch.randn(tokens, dim) * 0.5)
         self.project = nn.ModuleList(nn.Conv3d(feature_channels[s] + 7, dim, kernel_size=1) for s in SCALES)
         self.start = nn.Sequential(nn.Linear(sum(feature_channels[s] for s in SCALES) + 7, dim), nn.LayerNorm(dim))
-        self.prior = nn.ModuleList(nn.Conv3d(feature_channels[s], 1, kernel_size=1) for s in SCALES)
+        self.prior = nn.ModuleList(nn.Conv3d(feature_channels[s], 1, kernel_size=1) for s in (*SCALES, "f4"))
         self.blocks = nn.ModuleList(MaskedDecoderLayer(dim, heads) for _ in SCALES)
         self.mask_embed = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim))
 
@@ -65,10 +65,10 @@ class TokenDecoder(nn.Module):
         Block l attends where block l-1's mask (the lesion prior, for the first block) is above one half. The masks are
         detached: attention is guided by them and does not train them.
         """
-        out = Decoded([], [], [prior(features[s]) for s, prior in zip(SCALES, self.prior, strict=True)])
-        tokens = self.queries + self._starts(features, out.prior[-1].detach())
+        out = Decoded([], [], self.priors(features))
+        tokens = self.queries + self._starts(features, out.prior[2].detach())
         guide = out.prior[0].expand(-1, tokens.shape[1], -1, -1, -1)
-        for scale, project, prior, block in zip(SCALES, self.project, out.prior, self.blocks, strict=True):
+        for scale, project, prior, block in zip(SCALES, self.project, out.prior[:3], self.blocks, strict=True):
             source = features[scale]
             memory = project(torch.cat([source, coordinates(source), prior.detach()], 1))
             guide = nn.functional.interpolate(guide.detach(), memory.shape[2:], mode="trilinear")
@@ -77,6 +77,10 @@ class TokenDecoder(nn.Module):
             out.tokens.append(tokens)
             out.masks.append(guide)
         return out
+
+    def priors(self, features: dict[str, Tensor]) -> list[Tensor]:
+        """The lesion prior on each map, coarse to fine."""
+        return [head(features[s]) for s, head in zip((*SCALES, "f4"), self.prior, strict=True)]
 
     def _starts(self, features: dict[str, Tensor], prior: Tensor) -> Tensor:
         """What the maps hold at the prior's peaks -> (B, N, C)."""

@@ -84,6 +84,10 @@ class Anatomy:
         zeros = torch.zeros(points.shape[1:], dtype=torch.uint8, device=points.device)
         return cls(zeros, zeros.clone())
 
+    def part(self, box: tuple[slice, slice, slice]) -> Anatomy:
+        """A box of it; painting there paints here."""
+        return Anatomy(self.organs[box], self.tissue[box])
+
     def paint(self, where: Tensor, tissue: str, organ: str | None = None) -> None:
         """Fill a mask (X, Y, Z) with a tissue; the organ label becomes `organ`, or none."""
         self.tissue.masked_fill_(where, TISSUES[tissue])

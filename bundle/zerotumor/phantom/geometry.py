@@ -13,6 +13,12 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+REACH = 20.0
+"""mm beyond which a distance need not be known: farther away, `ellipsoid` and `tube` answer FAR."""
+FAR = 1e3
+_EXTENTS = WeakIdKeyDictionary()
 
 
 class Draw:
@@ -84,9 +90,45 @@ class Noise:
 
     def __call__(self, points: Tensor) -> Tensor:
         """(3, X, Y, Z) -> (channels, X, Y, Z)."""
+        if is_straight(points):  # trilinear interpolation splits into three small matrix products
+            weights = [self._weights(a, axis) for a, axis in enumerate(axes_of(points))]
+            return torch.einsum("cijk,xi,yj,zk->cxyz", self.lattice[0, :, :-1, :-1, :-1], *weights)
         where = (points / self.scale + self.offset[:, None, None, None]) % self.cells
         where = (where / self.cells * 2 - 1).permute(1, 2, 3, 0).flip(-1)[None]
         return F.grid_sample(self.lattice, where, align_corners=True, padding_mode="border")[0]
+
+    def _weights(self, axis: int, positions: Tensor) -> Tensor:
+        """Linear interpolation from the lattice to n positions along an axis, (n, cells)."""
+        u = (positions / self.scale + self.offset[axis]) % self.cells
+        low = u.floor().long() % self.cells
+        share = (u - u.floor())[:, None]
+        rows = torch.eye(self.cells, device=positions.device)
+        return rows[low] * (1 - share) + rows[(low + 1) % self.cells] * share
+
+
+def axes_of(points: Tensor) -> list[Tensor]:
+    """Coordinates along the three edges of (3, X, Y, Z)."""
+    return [points[0, :, 0, 0], points[1, 0, :, 0], points[2, 0, 0, :]]
+
+
+def is_straight(points: Tensor) -> bool:
+    """Whether points are a grid along the axes, as `grid` makes them, and not bent or turned."""
+    straight = torch.stack(torch.meshgrid(*axes_of(points), indexing="ij"))
+    return torch.equal(points, straight)
+
+
+def box_around(points: Tensor, low: Sequence[float], high: Sequence[float]) -> tuple[slice, slice, slice] | None:
+    """The part of (3, X, Y, Z) that can hold a point of the box from `low` to `high`, however bent; None if nothing can."""
+    if points not in _EXTENTS:  # smallest and largest coordinate of every slice across each axis
+        others = ((1, 2), (0, 2), (0, 1))
+        _EXTENTS[points] = [(points[a].amin(others[a]), points[a].amax(others[a])) for a in range(3)]
+    box = []
+    for (least, most), lo, hi in zip(_EXTENTS[points], low, high, strict=True):
+        hit = ((least <= hi) & (most >= lo)).nonzero()
+        if not len(hit):
+            return None
+        box.append(slice(int(hit[0]), int(hit[-1]) + 1))
+    return tuple(box)
 
 
 def rotate(points: Tensor, rotation: Tensor) -> Tensor:
@@ -110,9 +152,22 @@ def distance_to(points: Tensor, center: Sequence[float]) -> Tensor:
 
 
 def ellipsoid(
-    points: Tensor, center: Sequence[float], radii: Sequence[float], rotation: Tensor | None = None
+    points: Tensor,
+    center: Sequence[float],
+    radii: Sequence[float],
+    rotation: Tensor | None = None,
+    reach: float | None = REACH,
 ) -> Tensor:
-    """Approximate distance to an ellipsoid in mm (X, Y, Z)."""
+    """Approximate distance to an ellipsoid in mm (X, Y, Z); FAR where it is more than `reach` (None: nowhere)."""
+    if reach is not None:
+        sizes = radii if rotation is None else [max(radii)] * 3
+        sizes = [r * (1 + reach / min(radii)) for r in sizes]
+        box = box_around(points, [c - r for c, r in zip(center, sizes, strict=True)],
+                         [c + r for c, r in zip(center, sizes, strict=True)])  # fmt: skip
+        far = torch.full(points.shape[1:], FAR, device=points.device)
+        if box is not None:
+            far[box] = ellipsoid(points[(slice(None), *box)], center, radii, rotation, None)
+        return far
     local = points - column(center, points)
     if rotation is not None:
         local = rotate(local, rotation)
@@ -126,20 +181,26 @@ def cylinder(points: Tensor, x: float, y: float, rx: float, ry: float, power: fl
 
 
 def tube(points: Tensor, line: Sequence[Sequence[float]], radius: float | Sequence[float]) -> Tensor:
-    """Distance to a polyline through K points, with one radius or one a point."""
+    """Distance to a polyline through K points, with one radius or one a point; FAR beyond REACH of a segment."""
     radii = [radius] * len(line) if isinstance(radius, int | float) else radius
-    low, high = points.flatten(1).amin(1).tolist(), points.flatten(1).amax(1).tolist()
-    best = torch.full(points.shape[1:], 1e3, device=points.device)
+    best = torch.full(points.shape[1:], FAR, device=points.device)
     for (a, b), (ra, rb) in zip(zip(line, line[1:], strict=False), zip(radii, radii[1:], strict=False), strict=True):
-        reach = max(ra, rb) + 12
-        if any(max(p, q) < lo - reach or min(p, q) > hi + reach for p, q, lo, hi in zip(a, b, low, high, strict=True)):
-            continue  # the segment lies outside what is looked at
-        start, along = column(a, points), column([q - p for p, q in zip(a, b, strict=True)], points)
-        local = points - start
-        t = ((local * along).sum(0) / along.square().sum().clamp_min(1e-6)).clamp(0, 1)
-        distance = length(local - t * along) - (ra + (rb - ra) * t)
-        best = torch.minimum(best, distance)
+        margin = max(ra, rb) + REACH
+        ends = list(zip(a, b, strict=True))
+        box = box_around(points, [min(e) - margin for e in ends], [max(e) + margin for e in ends])
+        if box is not None:
+            best[box] = torch.minimum(best[box], _segment(points[(slice(None), *box)], a, b, ra, rb))
     return best
+
+
+def _segment(points: Tensor, a: Sequence[float], b: Sequence[float], ra: float, rb: float) -> Tensor:
+    """Distance to a cone along the segment from a (radius ra) to b (radius rb)."""
+    along = [q - p for p, q in zip(a, b, strict=True)]
+    local = points - column(a, points)
+    squared = max(sum(v * v for v in along), 1e-6)
+    x, y, z = (v / squared for v in along)
+    t = (local[0] * x).add_(local[1], alpha=y).add_(local[2], alpha=z).clamp_(0, 1)
+    return length(local - t * column(along, points)) - (ra + (rb - ra) * t)
 
 
 def threads(first: Tensor, second: Tensor, radius: float) -> Tensor:
@@ -151,13 +212,14 @@ def voronoi(points: Tensor, sites: Tensor) -> tuple[Tensor, Tensor]:
     """Nearest of K sites (K, 3) for every point, and by how many mm the second is farther (small at borders)."""
     first = torch.full(points.shape[1:], float("inf"), device=points.device)
     second, index = first.clone(), torch.zeros(points.shape[1:], dtype=torch.long, device=points.device)
-    for k, site in enumerate(sites):
-        distance = length(points - site[:, None, None, None])
-        closer = distance < first
-        second = torch.where(closer, first, torch.minimum(second, distance))
-        first = torch.where(closer, distance, first)
-        index[closer] = k
-    return index, second - first
+    x, y, z = points
+    square = x * x + y * y + z * z
+    for k, (a, b, c) in enumerate(sites.tolist()):
+        distance = (square - 2 * a * x).sub_(y, alpha=2 * b).sub_(z, alpha=2 * c).add_(a * a + b * b + c * c)
+        index.masked_fill_(distance < first, k)
+        second = torch.minimum(second, torch.maximum(first, distance))
+        first = torch.minimum(first, distance)
+    return index, second.clamp_min(0).sqrt() - first.clamp_min(0).sqrt()
 
 
 def wander(

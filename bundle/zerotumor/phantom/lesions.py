@@ -93,7 +93,7 @@ class Shape:
         """(3, X, Y, Z) -> (X, Y, Z) mm, negative inside."""
         best = None
         for center, radii, rotation in self.parts:
-            one = ellipsoid(points, center, radii, rotation)
+            one = ellipsoid(points, center, radii, rotation, reach=None)
             best = one if best is None else torch.minimum(best, one)
         noise = self.coarse(points)[0] + 0.5 * self.fine(points)[0]
         return best + self.rough * self.radius * noise

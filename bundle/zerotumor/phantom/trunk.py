@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .anatomy import Anatomy
-from .geometry import Draw, Noise, cylinder, ellipsoid, threads, tube
+from .geometry import FAR, Draw, Noise, box_around, cylinder, ellipsoid, threads, tube
 
 
 class Trunk:
@@ -98,14 +98,16 @@ def hollow(
 def bowel(anatomy: Anatomy, p: Tensor, loops: list[dict], organ: str, where: Tensor) -> None:
     """Loops of bowel, each a polyline with radius, content and share of gas."""
     for loop in loops:
-        distance = tube(p, loop["line"], loop["radius"])
-        inside = (distance < 0) & where
-        if not inside.any():
+        axes = list(zip(*loop["line"], strict=True))
+        box = box_around(p, [min(a) - loop["radius"] for a in axes], [max(a) + loop["radius"] for a in axes])
+        if box is None:
             continue
-        anatomy.paint(inside, "bowel wall", organ)
-        lumen = (distance < -loop["wall"]) & where
-        anatomy.paint(lumen, loop["content"], organ)
-        anatomy.paint(lumen & (p[1] > loop["level"]), "gas", organ)
+        near, part = p[(slice(None), *box)], anatomy.part(box)
+        distance = torch.where(where[box], tube(near, loop["line"], loop["radius"]), FAR)
+        part.paint(distance < 0, "bowel wall", organ)
+        lumen = distance < -loop["wall"]
+        part.paint(lumen, loop["content"], organ)
+        part.paint(lumen & (near[1] > loop["level"]), "gas", organ)
 
 
 def draw_loop(draw: Draw, line: list, radius: float, contents: tuple[str, ...], gas: float) -> dict:
