@@ -14,7 +14,7 @@ from monai.data import MetaTensor
 from monai.transforms import SpatialResample
 from torch import Tensor
 
-from .inferer import Progress, VolumeFeatures, segment_volume
+from .inferer import Progress, VolumeFeatures, encode_volume, segment_volume
 from .prompts import Prompt, parse
 from .report import describe_prompt
 from .segmenter import Segmenter
@@ -46,31 +46,64 @@ def to_grid(maps: Tensor, affine: Tensor, scan: MetaTensor, *, batch: int = 1) -
     return torch.cat(out)
 
 
+@dataclass
+class EncodedScan:
+    """A scan, prepared for a model, and what the model keeps of it between prompts."""
+
+    scan: MetaTensor  # (1, X, Y, Z) as read
+    modality: str
+    prepared: MetaTensor  # (2, x, y, z) in RAS at the model's spacing
+    features: VolumeFeatures | None  # None: they do not fit in memory, and are computed again for every prompt
+
+    @property
+    def bytes(self) -> int:
+        """Memory that it takes."""
+        tensors = [self.scan, self.prepared]
+        if self.features is not None:
+            tensors += [f for window in self.features.windows for f in window.features.values()]
+        return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def encode_scan(
+    model: Segmenter, scan: MetaTensor, *, modality: str | None = None, progress: Progress | None = None
+) -> EncodedScan:
+    """Everything about a scan (1, X, Y, Z) that does not depend on a prompt.
+
+    Raises:
+        ModalityError: see `transforms.decide_modality`.
+    """
+    modality = decide_modality(scan, scan.meta.get("modality"), modality)
+    prepared = prepare(scan, modality, model.spacing)
+    return EncodedScan(scan, modality, prepared, encode_volume(model, prepared.as_tensor(), progress=progress))
+
+
 def segment_scan(
     model: Segmenter,
-    scan: MetaTensor,
+    scan: MetaTensor | EncodedScan,
     prompts: str | Sequence[str] | Sequence[Prompt],
     *,
     modality: str | None = None,
     keep_probabilities: bool = False,
     overlap: float = 0.5,
-    features: VolumeFeatures | None = None,
     progress: Progress | None = None,
 ) -> ScanResult:
-    """Segment a scan (1, X, Y, Z) of `volumes.read_scan` for P prompts.
+    """Segment a scan for P prompts.
 
     Args:
-        prompts: text, or `prompts.parse`d. modality: CT or MR, if the file does not say. features: of an earlier call's
-        `inferer.encode_volume`, to skip the image.
+        scan: (1, X, Y, Z) of `volumes.read_scan`, or an `encode_scan`ned one, to skip the image.
+        prompts: text, or `prompts.parse`d. modality: CT or MR, if the file does not say.
 
     Raises:
         PromptError, ModalityError: see `prompts.parse` and `transforms.decide_modality`.
     """
     started = time.perf_counter()
-    modality = decide_modality(scan, scan.meta.get("modality"), modality)
+    if isinstance(scan, EncodedScan):
+        modality, prepared, features, scan = scan.modality, scan.prepared, scan.features, scan.scan
+    else:
+        modality = decide_modality(scan, scan.meta.get("modality"), modality)
+        prepared, features = prepare(scan, modality, model.spacing), None
     if isinstance(prompts, str) or not all(isinstance(p, Prompt) for p in prompts):
         prompts = parse(prompts, modality=modality, encoder=model.encoder)
-    prepared = prepare(scan, modality, model.spacing)
     values = torch.as_tensor(prepared).as_subclass(torch.Tensor)
     result = segment_volume(model, values, prompts, overlap=overlap, features=features, progress=progress)
     probabilities = to_grid(result.probabilities, prepared.affine, scan)

@@ -100,20 +100,19 @@ def sha256(path: Path) -> str:
 
 
 def save(model: Segmenter, method: str, path: Path, *, config: dict, encoder: TextEncoder, **facts) -> None:
-    """Write weights (a plain state dict, half precision) and, beside them, the JSON record that `load` checks."""
+    """Write a method's weights and, beside them, the JSON record that `load` checks."""
+    about = {"name": encoder.name, "fingerprint": encoder.fingerprint}
+    save_state(model, path, {"method": method, "config": config, "text_encoder": about, **facts})
+
+
+def save_state(model: nn.Module, path: Path, record: dict) -> None:
+    """Write weights (a plain state dict, half precision) and a JSON record with their hash beside them."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Half precision halves the file; rounding to 11 bits is far below what training noise leaves of a weight.
     state = {k: v.detach().cpu() for k, v in model.state_dict().items()}
     torch.save({k: v.half() if v.is_floating_point() else v for k, v in state.items()}, path)
-    record = {
-        "method": method,
-        "config": config,
-        "sha256": sha256(path),
-        "text_encoder": {"name": encoder.name, "fingerprint": encoder.fingerprint},
-        **facts,
-    }
-    path.with_suffix(".json").write_text(json.dumps(record, indent=2) + "\n")
+    path.with_suffix(".json").write_text(json.dumps({"sha256": sha256(path), **record}, indent=2) + "\n")
 
 
 def load(method: str = "malenia", weights: str | Path | None = None, *, device: str = "cpu") -> Segmenter:
@@ -144,14 +143,24 @@ def load_into(model: Segmenter, method: str, path: str | Path) -> Segmenter:
     record = read_record(path, method)
     encoder = load_text_encoder(record["text_encoder"]["name"])
     check_fingerprint(encoder, record["text_encoder"]["fingerprint"])
+    load_state(model, path)
+    model.encoder = encoder
+    model.weights_sha256 = record["sha256"]
+    return model
+
+
+def load_state(model: nn.Module, path: Path) -> nn.Module:
+    """Load a file of `save_state` into a model.
+
+    Raises:
+        WeightsError: it holds no weights, or those of another model.
+    """
     try:
         model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except (RuntimeError, KeyError, OSError, pickle.UnpicklingError) as error:
         raise WeightsError(
             f"{path} does not fit the model its record describes: restore both files ({error})"
         ) from error
-    model.encoder = encoder
-    model.weights_sha256 = record["sha256"]
     return model
 
 

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from .model import Malenia, Targets
 
 
+PRIOR_SCALES = (0.125, 0.125, 0.25, 0.5)
+"""Weights of the lesion prior's four maps, coarse to fine: the finest is what masks are cut by."""
+
+
 def cover(masks: Tensor, shape: torch.Size) -> Tensor:
     """Share of each coarse voxel that lesions (K, X, Y, Z) cover -> (K, *shape)."""
     if not len(masks):
@@ -85,7 +89,7 @@ class MaleniaLoss(nn.Module):
     def forward(self, outputs: dict[str, object], targets: Targets) -> Tensor:
         """`Malenia.training_outputs` (or `dense_outputs`: fewer parts) and its targets -> scalar."""
         parts = {
-            "prior": sum(self._prior(p, targets) for p in outputs["prior"]) / len(outputs["prior"]),
+            "prior": sum(w * self._prior(p, targets) for w, p in zip(PRIOR_SCALES, outputs["prior"], strict=True)),
             "location": self._location(outputs["located"], targets.organs),
         }
         if "decoded" in outputs:
@@ -134,16 +138,20 @@ class MaleniaLoss(nn.Module):
 
     @staticmethod
     def _prior(logits: Tensor, targets: Targets) -> Tensor:
-        """Any lesion at all: soft Dice over the whole batch, and plain cross-entropy.
+        """Any lesion at all: soft Dice of each patch with a lesion and of the whole batch, and plain cross-entropy.
 
-        Its half is a threshold that decides, so classes are not balanced here, and patches without a lesion count in the
-        Dice: whatever is found there is false.
+        One patch's Dice keeps small lesions from drowning beside large ones. In the batch's, patches without a lesion
+        count: whatever is found there is false. Classes are not balanced, so that one half is a threshold that decides.
         """
         shape = logits.shape[2:]
         truth = torch.stack([cover(m, shape).amax(0) if len(m) else logits.new_zeros(shape) for m in targets.masks])
-        p, logits = logits[:, 0].sigmoid(), logits[:, 0]
-        dice = 1 - (2 * (p * truth).sum() + 1) / (p.sum() + truth.sum() + 1)
-        return dice + 2 * F.binary_cross_entropy_with_logits(logits, truth)
+        logits, truth = logits[:, 0].flatten(1), truth.flatten(1)
+        p = logits.sigmoid()
+        both, either = (p * truth).sum(1), p.sum(1) + truth.sum(1)
+        whole = 1 - (2 * both.sum() + 1) / (either.sum() + 1)
+        sick = truth.sum(1) > 0
+        each = (1 - (2 * both + 1) / (either + 1))[sick].mean() if sick.any() else whole
+        return (whole + each) / 2 + 2 * F.binary_cross_entropy_with_logits(logits, truth)
 
     @staticmethod
     def _location(logits: Tensor, organs: Tensor) -> Tensor:

@@ -25,6 +25,8 @@ SEEN_WEIGHTS = {"liver tumor": 0.2, "kidney tumor": 0.15, "kidney cyst": 0.15, "
 HEALTHY_REGIONS = {"limb": 0.22, "abdomen": 0.25, "chest": 0.15, "head": 0.15, "pelvis": 0.13, "abstract": 0.1}
 P_HEALTHY = 0.25
 COARSE_MM = 12.0
+WIDEST = 0.62
+"""Largest diameter of a lesion as a share of the body's width: there is always a body around it."""
 
 
 class PhantomError(ValueError):
@@ -120,6 +122,7 @@ def _scan(
     for k, place in enumerate(places if category != "healthy" else []):
         host, host_index = _host(anatomy, points, place, category)
         size = diameter_of(draw, category, room, difficulty) * (1.0 if k == 0 else draw.uniform(0.35, 0.8))
+        size = min(size, WIDEST * 2 * min(body.extent[:2]))
         changed, mask, attributes = insert(
             draw, points, sick, means, anatomy.tissue, anatomy.organs, host, host_index, category, place, size,
             modality, contrast, difficulty,

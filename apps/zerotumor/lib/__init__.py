@@ -1,0 +1,1 @@
+"""Wiring between MONAI Label and the package `zerotumor` of the bundle."""

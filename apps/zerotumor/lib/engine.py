@@ -1,0 +1,132 @@
+"""Models and scans that stay in memory between requests.
+
+A model is loaded once. A scan's features are computed once for a model, whatever the number of prompts and clicks, and
+kept until newer scans need the room. Scans are told apart by their content, so a copy under another name is known too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import psutil
+
+from zerotumor.errors import ScanError
+from zerotumor.pipeline import EncodedScan, encode_scan
+from zerotumor.segmenter import Segmenter, WeightsError, load
+from zerotumor.text import TextEncoderError
+from zerotumor.transforms import ModalityError
+from zerotumor.volumes import read_scan
+
+from .options import refuse
+
+logger = logging.getLogger(__name__)
+
+
+class Engine:
+    """Answers "this scan, encoded for this method".
+
+    Args:
+        models: folder with weights, or None for the bundle's. share: of the free memory, for encoded scans. roots: the
+        folders that an image may come from, asked for at every request.
+    """
+
+    def __init__(self, models: Path | None, share: float, roots: Callable[[], Sequence[Path]]) -> None:
+        self.models, self.roots = models, roots
+        self.budget = int(share * psutil.virtual_memory().available)
+        self._models: dict[str, Segmenter] = {}
+        self._scans: OrderedDict[tuple, EncodedScan] = OrderedDict()
+        self._digests: dict[tuple, str] = {}
+        self._locks: dict[object, threading.Lock] = {}
+        self._guard = threading.Lock()
+
+    def _lock(self, key: object) -> threading.Lock:
+        with self._guard:
+            return self._locks.setdefault(key, threading.Lock())
+
+    def model(self, method: str) -> Segmenter:
+        """The method with its weights, loaded at first use.
+
+        Raises:
+            HTTPException: weights or text encoder are missing or do not fit.
+        """
+        with self._lock(method):
+            if method not in self._models:
+                try:
+                    self._models[method] = load(method, self.models)
+                except (WeightsError, TextEncoderError) as error:
+                    raise refuse(str(error), 500) from None
+            return self._models[method]
+
+    def image_path(self, image: object) -> Path:
+        """The path of a request's image, if it may be read.
+
+        Raises:
+            HTTPException: it is no path, or lies outside the datastore, the sessions and the uploads.
+        """
+        if not isinstance(image, str) or not image:
+            raise refuse("the request names no image: give the id of an image in the datastore, or upload one")
+        path = Path(image).resolve()
+        if not any(path.is_relative_to(Path(root).resolve()) for root in self.roots()):
+            raise refuse("the image must lie in the datastore or be uploaded: paths of the server are not read", 403)
+        if not path.exists():
+            raise refuse(f"there is no image {path.name!r} in the datastore: ask for /datastore/?output=all", 404)
+        return path
+
+    def digest(self, path: Path) -> str:
+        """Hash of a file's content, or of all files in a folder; remembered while sizes and times stay the same."""
+        files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path]
+        state = (str(path), *((f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files))
+        if state not in self._digests:
+            value = hashlib.sha256()
+            for file in files:
+                with open(file, "rb") as source:
+                    while piece := source.read(1 << 20):
+                        value.update(piece)
+            self._digests[state] = value.hexdigest()
+        return self._digests[state]
+
+    def encoded(self, path: Path, method: str, modality: str | None) -> tuple[str, EncodedScan, float]:
+        """A scan encoded for a method: the hash of its content, the encoded scan, and the seconds that it took.
+
+        Raises:
+            HTTPException: 422 with the reason, when the scan cannot be used.
+        """
+        started = time.perf_counter()
+        model, digest = self.model(method), self.digest(path)
+        key = (digest, method, modality)
+        with self._lock(key):
+            if key in self._scans:
+                self._scans.move_to_end(key)
+                return digest, self._scans[key], time.perf_counter() - started
+            try:
+                scan = read_scan(path)
+                encoded = encode_scan(model, scan, modality=modality, progress=self._log(path.name))
+            except (ScanError, ModalityError) as error:
+                raise refuse(str(error), 422) from None
+            self._keep(key, encoded)
+        return digest, encoded, time.perf_counter() - started
+
+    def _keep(self, key: tuple, encoded: EncodedScan) -> None:
+        """Store, and let the oldest go until all fit; one that is too large for the whole budget is not kept."""
+        with self._guard:
+            if encoded.bytes > self.budget:
+                return
+            self._scans[key] = encoded
+            while sum(e.bytes for e in self._scans.values()) > self.budget:
+                self._scans.popitem(last=False)
+
+    @staticmethod
+    def _log(name: str) -> Callable[[int, int], None]:
+        """Progress lines, one at every tenth of the windows."""
+
+        def report(k: int, n: int) -> None:
+            if n >= 10 and k % (n // 10) == 0:
+                logger.info(f"{name}: window {k}/{n}")
+
+        return report

@@ -1,0 +1,45 @@
+"""Numbers of labels. A viewer paints a mask by the numbers that the server declared when it connected, so every concept
+of the vocabulary has its own, and texts outside the vocabulary share a few in front."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from zerotumor.prompts import Prompt
+from zerotumor.vocabulary import LESIONS
+
+from .options import refuse
+
+FREE = ("lesion", "lesion 2", "lesion 3", "lesion 4")
+"""Labels for text that names no lesion of the vocabulary."""
+NAMES = (*FREE, *(name for name in LESIONS if name != "abstract lesion"))
+LABELS = {name: index for index, name in enumerate(NAMES, 1)}
+
+
+def prompts_of(indices: Sequence[int]) -> list[str]:
+    """Texts of the class prompts that a client chose by number.
+
+    Raises:
+        HTTPException: there is no such number.
+    """
+    unknown = [i for i in indices if not 1 <= i <= len(NAMES)]
+    if unknown:
+        raise refuse(f"label_prompt {unknown[0]} is no label: choose 1 to {len(NAMES)}")
+    return ["tumor" if NAMES[i - 1] in FREE else NAMES[i - 1] for i in dict.fromkeys(indices)]
+
+
+def numbers_of(prompts: Sequence[Prompt]) -> list[int]:
+    """One label number a prompt: its concept's, or a free one.
+
+    Raises:
+        HTTPException: more texts without a number of their own than there are free ones.
+    """
+    free, numbers = list(range(1, len(FREE) + 1)), []
+    for prompt in prompts:
+        own = LABELS.get(prompt.lesion or "")
+        if own is None or own in numbers:
+            if not free:
+                raise refuse(f"at most {len(FREE)} texts outside the vocabulary at once: ask for the rest separately")
+            own = free.pop(0)
+        numbers.append(own)
+    return numbers

@@ -1,0 +1,121 @@
+"""What a client may ask for, checked: types, ranges, lengths, known names. Nothing from a request is used before this."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import HTTPException
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+
+from zerotumor.prompts import MAX_LENGTH
+from zerotumor.segmenter import METHODS
+
+EXTENSIONS = (".nrrd", ".nii.gz", ".nii")
+DTYPES = ("uint8", "uint16", "int16", "int32", "float32")
+MAX_PROMPTS, MAX_CLICKS = 20, 500
+
+
+def _first(value: Any) -> Any:
+    """A drop-down that was not touched arrives as the list of all its choices."""
+    return value[0] if isinstance(value, list) and value else value
+
+
+Choice = Annotated[str, BeforeValidator(_first)]
+Index = tuple[int, int, int]
+
+
+class Options(BaseModel):
+    """Options that both tasks share; what a viewer sends besides is ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    method: Choice = "malenia"
+    modality: Choice = "auto"
+    header_modality: str = ""  # what the archive says; set by the app, never by a client
+    client_id: Annotated[str, Field(max_length=200)] = ""
+    result_extension: str = ".nii.gz"
+    result_dtype: str = "uint8"
+    result_compress: bool = False
+
+    @field_validator("method")
+    @classmethod
+    def _known_method(cls, value: str) -> str:
+        return _one_of(value, tuple(METHODS), "method")
+
+    @field_validator("modality")
+    @classmethod
+    def _known_modality(cls, value: str) -> str:
+        return _one_of(value, ("auto", "CT", "MR"), "modality")
+
+    @field_validator("result_extension")
+    @classmethod
+    def _known_extension(cls, value: str) -> str:
+        return _one_of(value, EXTENSIONS, "result_extension")
+
+    @field_validator("result_dtype")
+    @classmethod
+    def _known_dtype(cls, value: str) -> str:
+        return _one_of(value, DTYPES, "result_dtype")
+
+    @field_validator("header_modality")
+    @classmethod
+    def _known_header(cls, value: str) -> str:
+        return _one_of(value, ("", "CT", "MR"), "header_modality")
+
+    @property
+    def stated_modality(self) -> str | None:
+        """CT or MR, from the client, else from the archive."""
+        return self.header_modality or None if self.modality == "auto" else self.modality
+
+
+class TumorOptions(Options):
+    """Of the task `tumor`: text, or indices of the vocabulary (class prompts)."""
+
+    prompt: Annotated[str, BeforeValidator(_first), Field(max_length=MAX_PROMPTS * (MAX_LENGTH + 2))] = "tumor"
+    label_prompt: Annotated[list[int], Field(max_length=MAX_PROMPTS)] | None = None
+    overlap: Annotated[float, Field(ge=0, le=0.8)] = 0.5
+
+
+class RefineOptions(Options):
+    """Of the task `tumor_refine`: clicks are voxel indices (i, j, k) of the client's volume."""
+
+    foreground: Annotated[list[Index], Field(max_length=MAX_CLICKS)] = []
+    background: Annotated[list[Index], Field(max_length=MAX_CLICKS)] = []
+    roi: Annotated[list[int], Field(max_length=6)] | None = None  # x1, x2, y1, y2, z1, z2
+    label: Annotated[str, Field(max_length=4096)] = ""  # Slicer: the segment's name; the path of an uploaded mask
+    prompt: Annotated[str, BeforeValidator(_first), Field(max_length=MAX_LENGTH)] = ""
+    undo: bool = False
+    reset: bool = False
+
+    @field_validator("roi")
+    @classmethod
+    def _six_numbers(cls, value: list[int] | None) -> list[int] | None:
+        if value and len(value) != 6:
+            raise ValueError("roi must be six voxel indices: x1, x2, y1, y2, z1, z2")
+        return value or None
+
+
+def _one_of(value: str, choices: tuple[str, ...], name: str) -> str:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}")
+    return value
+
+
+def refuse(message: str, status: int = 400) -> HTTPException:
+    """What a client gets for a request that cannot be answered: the sentence, as `detail`."""
+    return HTTPException(status_code=status, detail=message)
+
+
+def checked(kind: type[Options], request: dict) -> Options:
+    """The options of a request.
+
+    Raises:
+        HTTPException: 400 with one sentence about the first option that is wrong.
+    """
+    known = {k: v for k, v in request.items() if k in kind.model_fields and v is not None}
+    try:
+        return kind.model_validate(known)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise refuse(f"the option {where} cannot be used: {first['msg'].removeprefix('Value error, ')}") from None

@@ -1,0 +1,173 @@
+"""The task `tumor_refine`: clicks in, a corrected mask out."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from pathlib import Path
+
+import torch
+from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
+from torch import Tensor
+
+from zerotumor.clicks import Click
+from zerotumor.errors import ScanError
+from zerotumor.pipeline import EncodedScan, segment_scan
+from zerotumor.prompts import Prompt, PromptError, parse
+from zerotumor.refine import Refiner, check_clicks, load_refiner
+from zerotumor.report import describe_prompt
+from zerotumor.segmenter import METHODS, WeightsError
+from zerotumor.volumes import read_scan
+
+from . import answers
+from .engine import Engine
+from .history import Histories, History, unpack
+from .options import RefineOptions, checked, refuse
+
+UNNAMED = re.compile(r"(segment|segmentation|label|mask|lesion|tumou?r)?[\s_-]*\d*", re.IGNORECASE)
+"""Names that viewers give by themselves: they say nothing of what is looked for."""
+
+
+class TumorRefine(InferTask):
+    """Correct a lesion by clicks. Starts from an uploaded mask, from the text that the segment is called by, from what
+    `tumor` last found in the scan, or from nothing."""
+
+    def __init__(self, engine: Engine, histories: Histories, weights: Path | None = None) -> None:
+        super().__init__(
+            type=InferType.DEEPGROW,
+            labels={"lesion": 1},
+            dimension=3,
+            description="Click inside what is missing and outside what is too much",
+            config={"prompt": "", "method": list(METHODS), "modality": ["auto", "CT", "MR"], "undo": False,
+                    "reset": False},
+        )  # fmt: skip
+        self.engine, self.histories, self.weights = engine, histories, weights
+        self._refiner: Refiner | None = None
+        self._loading = threading.Lock()
+
+    def is_valid(self) -> bool:
+        """There is always something to offer; what is wrong with the weights is said when they are used."""
+        return True
+
+    def refiner(self) -> Refiner:
+        """The click network, loaded at first use.
+
+        Raises:
+            HTTPException: its weights are missing or damaged.
+        """
+        with self._loading:
+            if self._refiner is None:
+                try:
+                    self._refiner = load_refiner(self.weights)
+                except WeightsError as error:
+                    raise refuse(str(error), 500) from None
+            return self._refiner
+
+    def __call__(self, request: dict) -> tuple[str | None, dict]:
+        """A request -> the mask's file and the reply.
+
+        Raises:
+            HTTPException: with one sentence, for whatever cannot be answered.
+        """
+        started = time.perf_counter()
+        options = checked(RefineOptions, request)
+        path = self.engine.image_path(request.get("image"))
+        digest, encoded, encoding = self.engine.encoded(path, options.method, options.stated_modality)
+        shape = tuple(encoded.scan.shape[1:])
+        clicks = clicks_of(options)
+        if clicks:
+            try:
+                check_clicks(clicks, shape)
+            except ValueError as error:
+                raise refuse(str(error)) from None
+        text, given = self._text(options), self._uploaded(options.label, shape)
+        key = (digest, options.client_id, text)
+        with self.histories.lock(key):
+            if options.reset or given is not None:
+                self.histories.drop(key)
+            history = self.histories.get(key)
+            if history is None or history.shape != shape:
+                start = given if given is not None else self._start(digest, encoded, options, text)
+                history = History(shape)
+                history.add((), start)
+            mask = self._answer(history, clicks, encoded, options)
+            self.histories.put(key, history)
+        refined = time.perf_counter()
+        labels = mask.to(torch.uint8)
+        name = text or "lesion"
+        entry = describe_prompt(Prompt(name, name), mask, encoded.scan.affine, float(bool(mask.any())))
+        file = answers.write(labels, encoded.scan, options)
+        return file, {
+            "label_names": answers.names_present(labels, [name], [1]),
+            "prompt": name,
+            "method": "clicks",
+            "modality": encoded.modality,
+            "clicks": len(history.steps[-1].clicks),
+            "steps": len(history.steps) - 1,
+            "message": "" if entry["found"] else "the mask is empty: click inside the lesion",
+            "volume_ml": entry["volume_ml"],
+            "centroid_mm": entry["centroid_mm"],
+            "prompts": [entry],
+            "latencies": {
+                "encode": round(encoding, 3),
+                "refine": round(refined - started - encoding, 3),
+                "write": round(time.perf_counter() - refined, 3),
+                "total": round(time.perf_counter() - started, 3),
+            },
+        }
+
+    def _answer(
+        self, history: History, clicks: tuple[Click, ...], encoded: EncodedScan, options: RefineOptions
+    ) -> Tensor:
+        """The mask after this request; the history is brought up to date."""
+        if options.undo:
+            return unpack(history.undo().mask, history.shape)
+        step, new = history.agreeing(clicks)
+        mask = unpack(step.mask, history.shape)
+        if new:
+            ordered = (*step.clicks, *new)
+            mask = self.refiner().update(encoded.scan, encoded.modality, mask, ordered, options.roi)
+            history.add(ordered, mask)
+        return mask
+
+    def _text(self, options: RefineOptions) -> str:
+        """What is looked for: the prompt, or the segment's name if it says something."""
+        name = options.prompt or ("" if _is_file(options.label) else options.label)
+        name = " ".join(name.split())
+        return "" if UNNAMED.fullmatch(name) else name
+
+    def _uploaded(self, label: str, shape: tuple[int, ...]) -> Tensor | None:
+        """A mask that came with the request, (X, Y, Z) bool."""
+        if not _is_file(label):
+            return None
+        try:
+            mask = read_scan(self.engine.image_path(label), labels=True)[0] > 0
+        except ScanError as error:
+            raise refuse(str(error), 422) from None
+        if tuple(mask.shape) != shape:
+            raise refuse(f"the mask has {tuple(mask.shape)} voxels and the scan {shape}: save it on the scan's grid")
+        return torch.as_tensor(mask).as_subclass(Tensor)
+
+    def _start(self, digest: str, encoded: EncodedScan, options: RefineOptions, text: str) -> Tensor:
+        """The mask to start from, (X, Y, Z) bool."""
+        if text:
+            model = self.engine.model(options.method)
+            try:
+                prompts = parse(text, modality=encoded.modality, encoder=model.encoder)
+            except PromptError as error:
+                raise refuse(str(error)) from None
+            return segment_scan(model, encoded, prompts).masks.amax(0) > 0
+        proposed = self.histories.proposed(digest, options.client_id)
+        return proposed if proposed is not None else torch.zeros(encoded.scan.shape[1:], dtype=torch.bool)
+
+
+def clicks_of(options: RefineOptions) -> tuple[Click, ...]:
+    """Clicks of a request. Viewers send inside and outside apart, without their order; each list is in order itself."""
+    inside = [Click(tuple(i), True) for i in options.foreground]
+    return (*inside, *(Click(tuple(i), False) for i in options.background))
+
+
+def _is_file(label: str) -> bool:
+    """MONAI Label puts the path of an uploaded mask where a viewer puts the segment's name."""
+    return label.startswith("/") and Path(label).is_file()

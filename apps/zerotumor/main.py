@@ -1,0 +1,124 @@
+"""ZeroTumor as a MONAI Label app: type what you look for, click to correct, save.
+
+python -m monailabel.main start_server --app apps/zerotumor --studies FOLDER_OR_DICOMWEB_URL
+
+Settings (`--conf NAME VALUE`): bundle: folder of the bundle, by default the repository's. models: folder with weights of
+your own. cache_share: part of the free memory for encoded scans (0.3). random: the strategy that OHIF's "Next Sample"
+gets, which always asks for `random` (random, first or tumor_uncertainty). state: folder for the history of clicks and for
+training runs, by default inside the app's folder.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+APP = Path(__file__).resolve().parent
+if str(APP) not in sys.path:
+    sys.path.insert(0, str(APP))
+
+from lib.compat import import_without_torchvision  # noqa: E402
+
+import_without_torchvision()
+
+from monailabel.interfaces.app import MONAILabelApp  # noqa: E402
+from monailabel.interfaces.tasks.strategy import Strategy  # noqa: E402
+from monailabel.tasks.activelearning.random import Random  # noqa: E402
+
+logger = logging.getLogger(__name__)
+
+
+class ZeroTumorApp(MONAILabelApp):
+    """Two tasks (text, clicks), a trainer, scoring, strategies; all model code lies in the bundle."""
+
+    def __init__(self, app_dir: str, studies: str, conf: dict[str, str]) -> None:
+        self.bundle = Path(conf.get("bundle") or APP.parents[1] / "bundle").resolve()
+        if not (self.bundle / "zerotumor").is_dir():
+            raise FileNotFoundError(
+                f"{self.bundle} is not the bundle (it has no folder zerotumor): set --conf bundle PATH"
+            )
+        if str(self.bundle) not in sys.path:
+            sys.path.insert(0, str(self.bundle))
+        self.state = Path(conf.get("state") or Path(app_dir) / "state").resolve()
+        # No `labels`: OHIF needs the list that MONAI Label makes from the tasks, and breaks on a dictionary.
+        super().__init__(
+            app_dir=app_dir,
+            studies=studies,
+            conf=conf,
+            name="ZeroTumor",
+            description="Tumors by text, corrected by clicks",
+            version="0.1.0",
+        )
+
+    def image_roots(self) -> list[Path]:
+        """Folders that images of requests may lie in: the datastore (or its cache), the sessions, and uploads."""
+        roots = [Path(tempfile.gettempdir())]
+        folder = getattr(self.datastore(), "_datastore_path", None)
+        roots += [Path(folder)] if folder else []
+        sessions = self.sessions()
+        return roots + ([Path(sessions.store_path)] if sessions else [])
+
+    def init_remote_datastore(self):
+        from lib.archive import Archive
+        from monailabel.datastore.dicom import DICOMWebDatastore
+
+        store = super().init_remote_datastore()
+        return Archive.like(store) if type(store) is DICOMWebDatastore else store
+
+    def infer(self, request: dict, datastore=None) -> dict:
+        """As MONAI Label's, and what the archive says of the modality goes along: the file that it makes has lost it."""
+        image, datastore = request.get("image"), datastore or self.datastore()
+        request = {k: v for k, v in request.items() if k != "header_modality"}
+        if isinstance(image, str) and not os.path.exists(image):
+            try:
+                datastore.get_image_uri(image)  # fetched first: before, nothing is known of it
+                known = datastore.get_image_info(image).get("Modality")
+            except Exception as error:  # whatever the archive's client raises
+                from lib.options import refuse
+
+                logger.warning(f"{image}: {error}")
+                raise refuse(f"there is no image {image[:100]!r} in the datastore", 404) from None
+            request |= {"header_modality": known} if known in ("CT", "MR") else {}
+        return super().infer(request, datastore)
+
+    def init_infers(self) -> dict:
+        from lib.engine import Engine
+        from lib.history import Histories
+        from lib.refine import TumorRefine
+        from lib.tumor import Tumor
+
+        models = self.conf.get("models")
+        share = float(self.conf.get("cache_share", 0.3))
+        engine = Engine(Path(models) if models else None, share, self.image_roots)
+        histories = Histories(self.state / "clicks")
+        return {"tumor": Tumor(engine, histories), "tumor_refine": TumorRefine(engine, histories)}
+
+    def init_trainers(self) -> dict:
+        from lib.trainer import TrainTumor
+
+        return {"tumor": TrainTumor(self.bundle, self.state / "runs")}
+
+    def init_scoring_methods(self) -> dict:
+        from lib.active import DiceScoring, UncertaintyScoring
+
+        return {"tumor_uncertainty": UncertaintyScoring(self._infers["tumor"]), "dice": DiceScoring()}
+
+    def init_strategies(self) -> dict[str, Strategy]:
+        from lib.active import First, MostUncertain
+
+        strategies = {"random": Random(), "first": First(), "tumor_uncertainty": MostUncertain()}
+        chosen = self.conf.get("random", "random")
+        if chosen not in strategies:
+            raise ValueError(f"--conf random must be one of {', '.join(strategies)}, not {chosen!r}")
+        return {**strategies, "random": strategies[chosen]}
+
+    def init_batch_infer(self):
+        from lib.batch import ResumableBatch
+
+        return ResumableBatch()
+
+
+os.environ.setdefault("MONAI_LABEL_TRACKING_ENABLED", "false")

@@ -1,0 +1,147 @@
+"""What training the click network needs besides MONAI's engines: samples, spoiled masks to start from, simulated clicks."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+
+import torch
+from ignite.engine import Engine
+from monai.transforms import MapTransform, Randomizable, Transform
+from torch import Tensor
+
+from .clicks import Click, balls, next_click
+from .phantom import generate
+from .phantom.world import SEEN_WEIGHTS
+from .segmenter import save_state
+from .transforms import normalize
+
+ERASE, SPILL = 0.35, 0.35
+"""Chances that a spoiled mask loses a part, and that it gains a false one."""
+
+
+def lesion_datalist(count: int, start: int = 0, difficulty: tuple[float, float] = (0.2, 1.0)) -> list[dict]:
+    """One record a phantom, all with a lesion of a seen kind; voxel sizes run from 2 to 5 mm."""
+    low, high = difficulty
+    kinds = list(SEEN_WEIGHTS)
+    return [
+        {
+            "seed": s,
+            "difficulty": low + (high - low) * (s * 0.618034 % 1),
+            "spacing": 2 + 3 * (s * 0.754878 % 1),
+            "category": kinds[(s * 7) % len(kinds)] if s % 2 else "abstract lesion",
+        }
+        for s in range(start, start + count)
+    ]
+
+
+class GenerateLesion(Transform):
+    """A record of `lesion_datalist` -> `image` (2, X, Y, Z) half, `lesions` (1, X, Y, Z) instance ids. Can be cached."""
+
+    def __init__(self, edge: int = 48) -> None:
+        self.edge = edge
+
+    def __call__(self, data: Mapping[str, object]) -> dict[str, Tensor]:
+        phantom = generate(
+            int(data["seed"]),
+            shape=(self.edge,) * 3,
+            spacing=float(data["spacing"]),
+            difficulty=float(data["difficulty"]),
+            category=str(data["category"]),
+        )
+        image = normalize(phantom.image, phantom.modality).half()
+        return {"image": image, "lesions": phantom.lesions.to(torch.uint8)}
+
+
+class RandClickTask(Randomizable, Transform):
+    """A sample -> what the network sees before the first click, `image` (5, X, Y, Z), and `label` (1, X, Y, Z).
+
+    The lesion to be segmented is one of the scan's, or all of them; the mask so far is empty, or the truth spoiled the way
+    masks from text are: grown or shrunk, a part missing, a part too much, or somewhere else altogether.
+    """
+
+    def __init__(self, empty: float = 0.4) -> None:
+        self.empty = empty
+
+    def __call__(self, data: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        image, lesions = data["image"].float(), data["lesions"].long()
+        ids = lesions.unique()
+        ids = ids[ids > 0]
+        label = (lesions > 0).float()
+        if len(ids) > 1 and self.R.random() < 0.5:
+            label = (lesions == ids[int(self.R.randint(len(ids)))]).float()
+        mask = torch.zeros_like(label) if self.R.random() < self.empty else self.spoil(label)
+        return {"image": torch.cat([image, mask, torch.zeros(2, *label.shape[1:])]), "label": label}
+
+    def spoil(self, label: Tensor) -> Tensor:
+        """A mask (1, X, Y, Z) like `label`, with mistakes."""
+        mask, size = label.clone(), int(self.R.randint(0, 3)) * 2 + 1
+        grow = self.R.random() < 0.5
+        pool = torch.nn.functional.max_pool3d
+        mask = pool(mask, size, 1, size // 2) if grow else -pool(-mask, size, 1, size // 2)
+        if self.R.random() < ERASE:
+            mask = mask * (1 - self._blob(label))
+        if self.R.random() < SPILL:
+            mask = torch.maximum(mask, self._blob(label))
+        if self.R.random() < 0.1:
+            mask = mask.roll(tuple(int(s) for s in self.R.randint(-12, 13, 3)), (1, 2, 3))
+        return mask
+
+    def _blob(self, label: Tensor) -> Tensor:
+        """A ball about a random voxel in or beside the lesion."""
+        where = label[0].nonzero()
+        if not len(where):
+            return torch.zeros_like(label)
+        center = where[int(self.R.randint(len(where)))] + torch.from_numpy(self.R.normal(0, 4, 3))
+        radius = float(self.R.uniform(2, 1.5 + len(where) ** (1 / 3)))
+        axes = [torch.arange(n) - float(c) for n, c in zip(label.shape[1:], center, strict=True)]
+        x, y, z = torch.meshgrid(*axes, indexing="ij")
+        return ((x * x + y * y + z * z).sqrt() < radius).float()[None]
+
+
+class AddClickd(Randomizable, MapTransform):
+    """One simulated click on the network's last answer, for MONAI's `Interaction`.
+
+    Before the first click the mask so far is judged and not the answer. Half of the training clicks lie anywhere in the
+    wrong region and not in its middle: nobody clicks exactly.
+
+    Args:
+        loose: share of such clicks.
+    """
+
+    def __init__(self, loose: float = 0.5, probability: str = "probability") -> None:
+        MapTransform.__init__(self, ("image", "label", "pred"))
+        self.loose, self.probability = loose, probability
+
+    def __call__(self, data: Mapping[Hashable, Tensor]) -> dict[Hashable, Tensor]:
+        data = dict(data)
+        image, label = data["image"].clone(), data["label"][0]
+        clicked = bool(image[3:].any())
+        mask = (data["pred"][0] > 0).float() if clicked else image[2]
+        if clicked and self.R.random() >= float(data.get(self.probability, 1.0)):
+            return data
+        click = next_click(mask, label)
+        if click is not None:
+            click = self._loosened(click, mask, label) if self.R.random() < self.loose else click
+            channel = 3 if click.inside else 4
+            image[channel] = torch.maximum(image[channel], balls(label.shape, [click.index]))
+        image[2] = mask
+        data["image"] = image
+        return data
+
+    def _loosened(self, click: Click, mask: Tensor, label: Tensor) -> Click:
+        wrong = ((label > 0.5) if click.inside else (label < 0.5)) & ((mask > 0.5) != (label > 0.5))
+        near = wrong.nonzero()
+        near = near[(near - torch.tensor(click.index)).abs().amax(1) <= 6]
+        return Click(tuple(near[int(self.R.randint(len(near)))].tolist()), click.inside) if len(near) else click
+
+
+def export(network: torch.nn.Module, folder: str, config: Mapping[str, object], trainer: Engine) -> Path:
+    """Write the trained network and its record to `folder`/model.pt and .json."""
+    path = Path(folder) / "model.pt"
+    trained = {"epochs": trainer.state.epoch, "steps": trainer.state.iteration, "threads": torch.get_num_threads()}
+    save_state(network, path, {"method": "refine", "config": dict(config), "trained": trained})
+    logging.getLogger(__name__).info(f"wrote {path}: {json.dumps(trained)}")
+    return path

@@ -1,0 +1,116 @@
+"""Dice against number of clicks: a simulated annotator mends the largest mistake first.
+
+python scripts/evaluate_clicks.py --out out/clicks.json
+
+For every real scan with truth (and some phantoms of unseen kinds) the click network starts from the mask that the prompt
+gave, and once more from nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from zerotumor.clicks import next_click
+from zerotumor.cohorts import Case, phantom_cases, real_cases
+from zerotumor.metrics import bootstrap, dice
+from zerotumor.pipeline import segment_scan
+from zerotumor.refine import Refiner, load_refiner
+from zerotumor.segmenter import Segmenter, load
+from zerotumor.volumes import write_atomically
+
+AT = (0, 1, 3, 5, 10)
+console = Console(width=120)
+
+
+def annotate(
+    refiner: Refiner, scan, modality: str, mask: torch.Tensor, truth: torch.Tensor, clicks: int
+) -> list[float]:
+    """Dice after 0, 1, ... clicks; once nothing is wrong any more, it stays."""
+    spacing = torch.linalg.vector_norm(torch.as_tensor(scan.affine)[:3, :3], dim=0).tolist()
+    made, values = [], [float(dice(mask, truth))]
+    for _ in range(clicks):
+        click = next_click(mask, truth, spacing)
+        if click is not None:
+            made.append(click)
+            mask = refiner.update(scan, modality, mask, made)
+        values.append(float(dice(mask, truth)))
+    return values
+
+
+def evaluate_case(case: Case, model: Segmenter, refiner: Refiner) -> list[dict]:
+    """Records of one case: one a prompt with a lesion, from the mask by text and from an empty one."""
+    scan, truths, _ = case.read()
+    records = []
+    for prompt, (category, split) in case.prompts.items():
+        truth = torch.as_tensor(truths[prompt]) > 0
+        if split == "healthy" or not truth.any():
+            continue
+        found = segment_scan(model, scan, prompt, modality=case.modality).masks[0] > 0
+        for start, mask in (("text", found), ("empty", torch.zeros_like(found))):
+            started = time.perf_counter()
+            values = annotate(refiner, scan, case.modality, mask, truth, AT[-1])
+            seconds = (time.perf_counter() - started) / AT[-1]
+            records.append(
+                {
+                    "set": case.set, "case": case.name, "prompt": prompt, "category": category, "split": split,
+                    "modality": case.modality, "start": start, "dice": [round(v, 4) for v in values],
+                    "seconds_a_click": round(seconds, 3),
+                }
+            )  # fmt: skip
+    return records
+
+
+def table(records: list[dict]) -> Table:
+    """Mean Dice with 95 % bootstrap intervals, by kind and start."""
+    out = Table("set", "kind", "start", "n", *(f"{n} clicks" for n in AT))
+    groups: dict[tuple, list[dict]] = {}
+    for r in records:
+        groups.setdefault((r["set"], f"{r['category']} {r['modality']}", r["start"]), []).append(r)
+    for key, rows in groups.items():
+        cells = []
+        for n in AT:
+            mean, low, high = bootstrap([r["dice"][n] for r in rows])
+            cells.append(f"{mean:.2f} [{low:.2f}, {high:.2f}]")
+        out.add_row(*key, str(len(rows)), *cells)
+    return out
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="JSON file for the records")],
+    weights: Annotated[Path | None, typer.Option(help="of the click network; default: the bundle's")] = None,
+    method: Annotated[str, typer.Option(help="whose masks the clicks start from")] = "malenia",
+    method_weights: Annotated[Path | None, typer.Option(help="of the method; default: the starter weights")] = None,
+    phantoms: Annotated[int, typer.Option(help="phantoms of unseen kinds besides")] = 20,
+    limit: Annotated[int | None, typer.Option(help="at most this many real scans, evenly spread")] = None,
+) -> None:
+    """Measure the click network."""
+    model, refiner = load(method, method_weights), load_refiner(weights)
+    drawn = [c for c in phantom_cases() if any(split == "unseen" for _, split in c.prompts.values())][:phantoms]
+    real = list(real_cases())
+    if not real:
+        console.print("[yellow]no real scans here: set ZEROTUMOR_DATA to their folder")
+    real = real if limit is None else real[:: max(1, len(real) // limit)][:limit]
+    records = []
+    with Progress(console=console) as progress:
+        for case in progress.track(real + drawn, description="cases"):
+            records += evaluate_case(case, model, refiner)
+    saved = {"method_weights_sha256": model.weights_sha256, "records": records}
+    write_atomically(out, lambda path: path.write_text(json.dumps(saved, indent=1) + "\n"))
+    console.print(table(records))
+    console.print(f"{len(records)} records in {out}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
