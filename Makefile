@@ -1,18 +1,21 @@
 # make demo     set up .venv, segment a phantom by text, show where the picture is
 #               make demo SCAN=scan.nii.gz PROMPT="hypodense lesion in the liver" takes a scan of yours
 # make test     everything that must hold
+# make serve    the MONAI Label server with OHIF, and Orthanc with a scan in it; make serve STUDIES=folder needs no Orthanc
+# make e2e      OHIF in a browser, the server and Orthanc, end to end; screenshots in out/e2e
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 SCAN ?=
 PROMPT ?=
 OUT ?= out/demo
+STUDIES ?=
 
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM = false
 export PYTHONPATH := $(CURDIR)/bundle
 
-.PHONY: demo test lint evaluate clean
+.PHONY: demo test lint e2e serve evaluate clean
 
 # torch comes first: every other package would pull a newer CUDA build of it.
 $(VENV)/.ready: requirements.txt
@@ -27,11 +30,18 @@ demo: $(VENV)/.ready
 	$(PY) scripts/demo.py --out "$(OUT)" $(if $(SCAN),--scan "$(SCAN)") $(if $(PROMPT),--prompt "$(PROMPT)")
 
 test: $(VENV)/.ready
-	$(PY) -m pytest -q tests
+	$(PY) -m pytest -q tests --ignore=tests/e2e
 
 lint: $(VENV)/.ready
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+
+serve: $(VENV)/.ready
+	$(PY) scripts/serve.py $(if $(STUDIES),--studies "$(STUDIES)")
+
+e2e: $(VENV)/.ready
+	.ci/install-viewers
+	$(PY) -m pytest -q tests/e2e
 
 evaluate: $(VENV)/.ready
 	$(PY) scripts/evaluate.py --method malenia,outlier,everything --set all --out out/evaluation.json

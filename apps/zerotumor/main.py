@@ -29,6 +29,8 @@ from monailabel.interfaces.tasks.strategy import Strategy  # noqa: E402
 from monailabel.tasks.activelearning.random import Random  # noqa: E402
 
 logger = logging.getLogger(__name__)
+SET_BY_THE_APP = ("header_modality", "dicom_folder")
+"""Parts of a request that are the app's own: what a client writes there is dropped."""
 
 
 class ZeroTumorApp(MONAILabelApp):
@@ -70,8 +72,10 @@ class ZeroTumorApp(MONAILabelApp):
 
     def infer(self, request: dict, datastore=None) -> dict:
         """As MONAI Label's, and what the archive says of the modality goes along: the file that it makes has lost it."""
+        from lib.archive import Archive
+
         image, datastore = request.get("image"), datastore or self.datastore()
-        request = {k: v for k, v in request.items() if k != "header_modality"}
+        request = {k: v for k, v in request.items() if k not in SET_BY_THE_APP}
         if isinstance(image, str) and not os.path.exists(image):
             try:
                 datastore.get_image_uri(image)  # fetched first: before, nothing is known of it
@@ -82,6 +86,8 @@ class ZeroTumorApp(MONAILabelApp):
                 logger.warning(f"{image}: {error}")
                 raise refuse(f"there is no image {image[:100]!r} in the datastore", 404) from None
             request |= {"header_modality": known} if known in ("CT", "MR") else {}
+            if isinstance(datastore, Archive):
+                request["dicom_folder"] = datastore.series_folder(image)
         return super().infer(request, datastore)
 
     def init_infers(self) -> dict:
@@ -94,7 +100,8 @@ class ZeroTumorApp(MONAILabelApp):
         share = float(self.conf.get("cache_share", 0.3))
         engine = Engine(Path(models) if models else None, share, self.image_roots)
         histories = Histories(self.state / "clicks")
-        return {"tumor": Tumor(engine, histories), "tumor_refine": TumorRefine(engine, histories)}
+        push = getattr(self.datastore(), "push", None)
+        return {"tumor": Tumor(engine, histories, push), "tumor_refine": TumorRefine(engine, histories, push)}
 
     def init_trainers(self) -> dict:
         from lib.trainer import TrainTumor

@@ -152,3 +152,25 @@ def test_teacher_forcing_feeds_the_true_texts(model, monkeypatch):
     out = model.training_outputs(torch.rand(2, 2, 32, 32, 32), truth, teacher=1.0)
     tokens, lesions = out["pairs"][0]
     assert torch.equal(fed["values"][0, tokens], truth.values[0][lesions])
+
+
+def test_the_first_stage_trains_the_prior_and_the_places_alone(model):
+    image, loss = torch.rand(2, 2, 32, 32, 32), MaleniaLoss()
+    outputs = model(image, targets=targets(), dense=True)
+    loss(outputs, targets()).backward()
+    assert set(loss.last) == {"prior", "location"}
+    assert model.backbone.encoder[0].conv.unit0.conv.weight.grad is not None
+    assert all(p.grad is None for p in model.injection.parameters())
+    assert model(image, dense=True).shape == (2, 1, 32, 32, 32)
+
+
+def test_the_lesion_prior_counts_small_lesions_and_false_ones():
+    small, large = torch.zeros(1, 16, 16, 16), torch.zeros(1, 16, 16, 16)
+    small[0, 2:4, 2:4, 2:4], large[0, 4:14, 4:14, 4:14] = 1, 1
+    nothing = torch.zeros(0, 16, 16, 16)
+    truth = Targets([small, large, nothing], [], torch.zeros(3, 16, 16, 16, dtype=torch.long))
+    right = torch.stack([small, large, torch.zeros(1, 16, 16, 16)]) * 16 - 8
+    missed, false = right.clone(), right.clone()
+    missed[0], false[2, 0, :4, :4, :4] = -8.0, 8.0
+    exact, without, extra = (float(MaleniaLoss._prior(x, truth)) for x in (right, missed, false))
+    assert exact < 0.03 and without > exact + 0.2 and extra > exact + 0.02

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from monai.data import MetaTensor
 from monailabel.transform.writer import Writer
+from pydicom.dataset import Dataset
 from torch import Tensor
 
-from .options import Options
+from zerotumor.errors import ScanError, ServerError
+from zerotumor.export import dicom_seg, rtstruct, write_dataset
+
+from .options import Options, refuse
 
 
 def write(labels: Tensor, scan: MetaTensor, options: Options) -> str:
@@ -22,6 +29,42 @@ def write(labels: Tensor, scan: MetaTensor, options: Options) -> str:
         "result_compress": options.result_compress,
     }
     return Writer(label="pred")(data)[0]
+
+
+def write_dicom(
+    masks: Tensor, scan: MetaTensor, entries: Sequence[dict], options: Options, push: Callable[[Dataset], None] | None,
+    **made_by: object,
+) -> str | None:  # fmt: skip
+    """Write masks (P, X, Y, Z) as DICOM SEG or RTSTRUCT to a temporary file, and store it in the archive if asked to.
+
+    Returns:
+        the file's path; None if nothing was found.
+
+    Raises:
+        HTTPException: the scan did not come from a DICOM archive, or the archive refused the result.
+    """
+    if not options.dicom_folder:
+        raise refuse(
+            f"{options.format} needs a scan from a DICOM archive: this one is a file; ask for .nii.gz or .nrrd"
+        )
+    try:
+        if options.format == "dicom-seg":
+            dataset = dicom_seg(options.dicom_folder, masks, scan.affine, entries, **made_by)
+        else:
+            semiautomatic = bool(made_by.get("semiautomatic"))
+            dataset = rtstruct(options.dicom_folder, masks, scan.affine, entries, semiautomatic=semiautomatic)
+        if dataset is None:
+            return None
+        handle, path = tempfile.mkstemp(suffix=".dcm")
+        os.close(handle)
+        write_dataset(dataset, Path(path))
+        if options.push and push is not None:
+            push(dataset)
+    except ScanError as error:
+        raise refuse(str(error), 422) from None
+    except ServerError as error:
+        raise refuse(str(error), 502) from None
+    return path
 
 
 def label_map(masks: Tensor, numbers: Sequence[int]) -> Tensor:

@@ -32,6 +32,9 @@ class Options(BaseModel):
     method: Choice = "malenia"
     modality: Choice = "auto"
     header_modality: str = ""  # what the archive says; set by the app, never by a client
+    dicom_folder: str = ""  # where the archive's files of the series lie; set by the app, never by a client
+    format: Choice = ""  # "dicom-seg" or "rtstruct" instead of result_extension
+    push: bool = False  # store the DICOM result in the archive, too
     client_id: Annotated[str, Field(max_length=200)] = ""
     result_extension: str = ".nii.gz"
     result_dtype: str = "uint8"
@@ -46,6 +49,11 @@ class Options(BaseModel):
     @classmethod
     def _known_modality(cls, value: str) -> str:
         return _one_of(value, ("auto", "CT", "MR"), "modality")
+
+    @field_validator("format")
+    @classmethod
+    def _known_format(cls, value: str) -> str:
+        return _one_of(value, ("", "dicom-seg", "rtstruct"), "format")
 
     @field_validator("result_extension")
     @classmethod

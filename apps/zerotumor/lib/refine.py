@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -33,7 +34,9 @@ class TumorRefine(InferTask):
     """Correct a lesion by clicks. Starts from an uploaded mask, from the text that the segment is called by, from what
     `tumor` last found in the scan, or from nothing."""
 
-    def __init__(self, engine: Engine, histories: Histories, weights: Path | None = None) -> None:
+    def __init__(
+        self, engine: Engine, histories: Histories, push: Callable | None = None, weights: Path | None = None
+    ) -> None:
         super().__init__(
             type=InferType.DEEPGROW,
             labels={"lesion": 1},
@@ -42,7 +45,7 @@ class TumorRefine(InferTask):
             config={"prompt": "", "method": list(METHODS), "modality": ["auto", "CT", "MR"], "undo": False,
                     "reset": False},
         )  # fmt: skip
-        self.engine, self.histories, self.weights = engine, histories, weights
+        self.engine, self.histories, self.push, self.weights = engine, histories, push, weights
         self._refiner: Refiner | None = None
         self._loading = threading.Lock()
 
@@ -97,7 +100,11 @@ class TumorRefine(InferTask):
         labels = mask.to(torch.uint8)
         name = text or "lesion"
         entry = describe_prompt(Prompt(name, name), mask, encoded.scan.affine, float(bool(mask.any())))
-        file = answers.write(labels, encoded.scan, options)
+        if options.format:
+            made_by = {"method": "clicks", "semiautomatic": True}
+            file = answers.write_dicom(mask[None], encoded.scan, [entry], options, self.push, **made_by)
+        else:
+            file = answers.write(labels, encoded.scan, options)
         return file, {
             "label_names": answers.names_present(labels, [name], [1]),
             "prompt": name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
@@ -21,7 +22,7 @@ from .options import TumorOptions, checked, refuse
 class Tumor(InferTask):
     """Segment what the text names. Options: prompt (several separated by ';'), method, modality, overlap."""
 
-    def __init__(self, engine: Engine, histories: Histories) -> None:
+    def __init__(self, engine: Engine, histories: Histories, push: Callable | None = None) -> None:
         super().__init__(
             type=InferType.SEGMENTATION,
             labels=LABELS,
@@ -29,7 +30,7 @@ class Tumor(InferTask):
             description="Find what you describe: write it into the prompt, several separated by ';'",
             config={"prompt": "tumor", "method": list(METHODS), "modality": ["auto", "CT", "MR"], "overlap": 0.5},
         )
-        self.engine, self.histories = engine, histories
+        self.engine, self.histories, self.push = engine, histories, push
 
     def is_valid(self) -> bool:
         """There is always something to offer; what is wrong with the weights is said when they are used."""
@@ -59,7 +60,11 @@ class Tumor(InferTask):
             entry |= {"label": number, "uncertainty": case_uncertainty(probabilities, entry["score"])}
         self.histories.propose(digest, options.client_id, result.masks.amax(0))
         segmented = time.perf_counter()
-        file = answers.write(labels, encoded.scan, options)
+        if options.format:
+            made_by = {"method": options.method, "weights": model.weights_sha256}
+            file = answers.write_dicom(result.masks, encoded.scan, entries, options, self.push, **made_by)
+        else:
+            file = answers.write(labels, encoded.scan, options)
         missing = [e["prompt"] for e in entries if not e["found"]]
         return file, {
             "label_names": answers.names_present(labels, [p.text for p in prompts], numbers),
