@@ -109,6 +109,21 @@ def store_one(report: dict, files: dict[str, Path], url: str) -> None:
         write_report(report, files["report"])
 
 
+def attempt(work, earlier: dict | None, files: dict[str, Path], push: str | None) -> tuple[dict | None, str, str]:
+    """Do one scan's `work` unless an earlier run did, and store the result; its report, status, and what went wrong."""
+    report, status = earlier, "skipped" if earlier else "done"
+    try:
+        if report is None:
+            report = work()
+        if push is not None:
+            store_one(report, files, push)
+    except (ScanError, ModalityError, ServerError) as problem:
+        return report, "failed", str(problem)
+    except Exception as problem:  # whatever is wrong with one scan, the others are still to be done
+        return report, "failed", f"{type(problem).__name__}: {problem}"
+    return report, status, ""
+
+
 def rows_of(path: Path, report: dict | None, status: str, error: str = "") -> list[dict]:
     """Lines of summary.csv for one scan."""
     if report is None:
@@ -164,7 +179,7 @@ def main(
         # Words are checked before any scan is read; they are parsed again for each, as CT and MR differ.
         prompts = [p.text for p in parse(prompt, encoder=model.encoder)]
     except (WeightsError, TextEncoderError, PromptError, ServerError, ValueError) as error:
-        console.print(f"[red]{error}")
+        console.print(f"[red]{escape(str(error))}")
         raise typer.Exit(2) from None
     request = {
         "method": method, "weights": model.weights_sha256, "prompts": prompts, "modality": modality,
@@ -178,18 +193,14 @@ def main(
         for path in scans:
             files = outputs(out, path, names, format)
             window = progress.add_task(f"  {path.name}", total=None)
-            report = None if force else done_report(files, request)
-            status, error = ("skipped", "") if report else ("done", "")
             tick = lambda k, n, task=window: progress.update(task, completed=k, total=n)  # noqa: E731
-            try:
-                if report is None:
-                    report = segment_one(model, path, prompts, files, request, modality, series, tick)
-                if push is not None:
-                    store_one(report, files, push)
-            except (ScanError, ModalityError, ServerError) as problem:
-                status, error = "failed", str(problem)
-            except Exception as problem:  # whatever is wrong with one scan, the others are still to be done
-                status, error = "failed", f"{type(problem).__name__}: {problem}"
+            earlier = None if force else done_report(files, request)
+            report, status, error = attempt(
+                lambda path=path, files=files, tick=tick: segment_one(
+                    model, path, prompts, files, request, modality, series, tick
+                ),
+                earlier, files, push,
+            )  # fmt: skip
             # What was segmented but not stored keeps its lines: the files are there, and the next run stores them.
             rows += rows_of(path, report, status, error)
             if status == "failed":
@@ -204,7 +215,7 @@ def main(
     try:
         write_summary(rows, out / "summary.csv")
     except ScanError as error:
-        console.print(f"[red]{error}")
+        console.print(f"[red]{escape(str(error))}")
         raise typer.Exit(1) from None
     console.print(f"{len(reports)} of {len(scans)} scans; results in {out}")
     if failed or not scans:

@@ -292,6 +292,17 @@ def test_slices_without_identifiers_are_refused(tmp_path, tag):
         source_headers(folder)
 
 
+def test_headers_that_break_the_rules_are_no_obstacle(tmp_path):
+    tags = {"LossyImageCompression": "01", "PatientBirthDate": "1.1.70", "StudyTime": "noon", "NumberOfFrames": 1}
+    with pytest.warns(UserWarning):
+        folder = write_dicom(tmp_path / "series", ct_values(), **tags)
+    scan = read_scan(folder)
+    for make in (dicom_seg, rtstruct):
+        write_dataset(make(folder, some_masks(scan), scan.affine, ENTRIES), tmp_path / "out.dcm")
+        read = pydicom.dcmread(tmp_path / "out.dcm")
+        assert (read.PatientBirthDate, read.StudyTime) == ("", "")
+
+
 def test_the_series_that_was_read_is_the_one_referred_to(tmp_path):
     folder = write_dicom(tmp_path / "series", ct_values(), series="1.2.3")
     for k, file in enumerate(sorted(write_dicom(tmp_path / "other", ct_values() * 0.5, series="1.2.4").iterdir())):

@@ -146,7 +146,7 @@ def finds(monkeypatch):
 def test_formats(tmp_path, weights, finds, format):
     finds(True)
     scan, out = write_dicom(tmp_path / "series", ct_values()), tmp_path / "out"
-    common = (scan, "--prompt", 'cyst "x" [red]', "--out", out, "--weights", weights, "--format", format)
+    common = (scan, "--prompt", 'cyst "x" [/red]', "--out", out, "--weights", weights, "--format", format)
     run(*common)
     path = out / f"series{FILES[format]}"
     assert {f.name for f in out.iterdir()} == {path.name, "series.json", "series.png", "summary.csv"}
@@ -154,7 +154,7 @@ def test_formats(tmp_path, weights, finds, format):
     if format in ("dicom-seg", "rtstruct"):
         read = pydicom.dcmread(path)
         assert read.StudyInstanceUID == pydicom.dcmread(scan / "000.dcm").StudyInstanceUID
-        assert 'cyst "x" [red]' in str(read)
+        assert 'cyst "x" [/red]' in str(read)
     else:
         assert read_scan(path, labels=True).sum() == 64
     run(*common)
