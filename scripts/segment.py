@@ -5,6 +5,10 @@ python scripts/segment.py scan.nii.gz --prompt "liver tumor" --prompt "renal cys
 Takes NIfTI and NRRD files, DICOM folders, and folders of these. For every scan it writes a label map (NAME_mask.nii.gz:
 1 is the first prompt), a report (NAME.json) and a picture (NAME.png); for all of them, summary.csv. What is done already
 is skipped, and a bad scan does not stop the rest.
+
+--format nrrd writes NAME_mask.nrrd instead; for DICOM scans, --format dicom-seg writes NAME_seg.dcm and --format rtstruct
+NAME_rtstruct.dcm, which refer to the scan, and --push stores these on a DICOMweb server. DICOM knows no empty result: if
+nothing is found, no such file is written, and the summary says so.
 """
 
 from __future__ import annotations
@@ -18,30 +22,39 @@ from typing import Annotated
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
+import pydicom
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from zerotumor.errors import ScanError
+from zerotumor.derived import source_headers
+from zerotumor.errors import ScanError, ServerError
+from zerotumor.export import DICOM_FORMATS, FORMATS, save_mask
 from zerotumor.pipeline import ScanResult, segment_scan
 from zerotumor.prompts import PromptError, parse
-from zerotumor.report import as_mask, overlay, table
+from zerotumor.report import overlay, table
 from zerotumor.segmenter import METHODS, Segmenter, WeightsError, load
+from zerotumor.stow import push as store
+from zerotumor.stow import split_url
 from zerotumor.text import TextEncoderError
 from zerotumor.transforms import ModalityError
-from zerotumor.volumes import find_scans, read_scan, stem_of, write_atomically, write_mask
+from zerotumor.volumes import find_scans, read_scan, stem_of, write_atomically
 
-COLUMNS = ("scan", "status", "prompt", "found", "score", "volume_ml", "largest_diameter_mm", "centroid_mm", "error")
+COLUMNS = (
+    "scan", "status", "prompt", "found", "score", "volume_ml", "largest_diameter_mm", "centroid_mm", "mask", "error",
+)  # fmt: skip
+NOTHING = "none: nothing found"
 console = Console()
 
 
-def outputs(out: Path, scan: Path, names: set[str]) -> dict[str, Path]:
+def outputs(out: Path, scan: Path, names: set[str], format: str) -> dict[str, Path]:
     """Files of one scan; scans of one name in different folders get a mark that tells them apart."""
     name = stem_of(scan)
     if name in names:
         name += "-" + hashlib.sha256(str(scan.resolve()).encode()).hexdigest()[:8]
     names.add(name)
-    return {"mask": out / f"{name}_mask.nii.gz", "report": out / f"{name}.json", "picture": out / f"{name}.png"}
+    return {"mask": out / f"{name}{FORMATS[format]}", "report": out / f"{name}.json", "picture": out / f"{name}.png"}
 
 
 def done_report(files: dict[str, Path], request: dict) -> dict | None:
@@ -50,15 +63,27 @@ def done_report(files: dict[str, Path], request: dict) -> dict | None:
         report = json.loads(files["report"].read_text())
     except (OSError, json.JSONDecodeError):
         return None
-    return report if report.get("request") == request and all(f.is_file() for f in files.values()) else None
+    needed = [f for kind, f in files.items() if kind != "mask" or report.get("mask") is not None]
+    return report if report.get("request") == request and all(f.is_file() for f in needed) else None
 
 
-def save(scan, result: ScanResult, files: dict[str, Path]) -> None:
+def write_report(report: dict, path: Path) -> None:
+    """The report as JSON, atomically."""
+    text = json.dumps(report, indent=2) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text))
+
+
+def save(scan, result: ScanResult, files: dict[str, Path], source) -> None:
     """Mask, picture, and last the report: a report on disk says that the rest is there."""
-    write_mask(as_mask(result.masks), scan.affine, files["mask"])
-    write_atomically(files["picture"], lambda path: overlay(scan, result.masks, result.report, path))
-    text = json.dumps(result.report, indent=2) + "\n"
-    write_atomically(files["report"], lambda path: path.write_text(text))
+    report = result.report
+    request = report["request"]
+    written = save_mask(
+        result.masks, scan.affine, report["prompts"], files["mask"], format=request["format"], source=source,
+        method=request["method"], weights=request["weights"] or "",
+    )  # fmt: skip
+    report["mask"] = files["mask"].name if written else None
+    write_atomically(files["picture"], lambda path: overlay(scan, result.masks, report, path))
+    write_report(report, files["report"])
 
 
 def segment_one(
@@ -66,11 +91,37 @@ def segment_one(
     series: str | None, tick,
 ) -> dict:  # fmt: skip
     """One scan from file to files; returns its report."""
+    # Before the work, not after it: a scan that cannot be written as DICOM is refused at once.
+    source = source_headers(path, series) if request["format"] in DICOM_FORMATS else None
     scan = read_scan(path, series=series)
     result = segment_scan(model, scan, prompts, modality=modality, progress=tick)
-    result.report |= {"request": request, "mask": files["mask"].name, "picture": files["picture"].name}
-    save(scan, result, files)
+    result.report |= {"request": request, "picture": files["picture"].name}
+    save(scan, result, files, source)
     return result.report
+
+
+def store_one(report: dict, files: dict[str, Path], url: str) -> None:
+    """Push one scan's DICOM result once; the report says where it was stored."""
+    shown, _ = split_url(url)
+    if report["mask"] is not None and shown not in report.get("stored", []):
+        store(url, [pydicom.dcmread(files["mask"])])
+        report["stored"] = [*report.get("stored", []), shown]
+        write_report(report, files["report"])
+
+
+def attempt(work, earlier: dict | None, files: dict[str, Path], push: str | None) -> tuple[dict | None, str, str]:
+    """Do one scan's `work` unless an earlier run did, and store the result; its report, status, and what went wrong."""
+    report, status = earlier, "skipped" if earlier else "done"
+    try:
+        if report is None:
+            report = work()
+        if push is not None:
+            store_one(report, files, push)
+    except (ScanError, ModalityError, ServerError) as problem:
+        return report, "failed", str(problem)
+    except Exception as problem:  # whatever is wrong with one scan, the others are still to be done
+        return report, "failed", f"{type(problem).__name__}: {problem}"
+    return report, status, ""
 
 
 def rows_of(path: Path, report: dict | None, status: str, error: str = "") -> list[dict]:
@@ -78,7 +129,8 @@ def rows_of(path: Path, report: dict | None, status: str, error: str = "") -> li
     if report is None:
         return [{"scan": str(path), "status": status, "error": error}]
     keys = ("prompt", "found", "score", "volume_ml", "largest_diameter_mm", "centroid_mm")
-    return [{"scan": str(path), "status": status, **{k: e[k] for k in keys}} for e in report["prompts"]]
+    shared = {"scan": str(path), "status": status, "mask": report["mask"] or NOTHING, "error": error}
+    return [{**shared, **{k: e[k] for k in keys}} for e in report["prompts"]]
 
 
 def write_summary(rows: list[dict], path: Path) -> None:
@@ -93,6 +145,20 @@ def write_summary(rows: list[dict], path: Path) -> None:
     write_atomically(path, write)
 
 
+def check_output(format: str, push: str | None) -> None:
+    """Refuse a format that does not exist and a server that could get nothing, before any work.
+
+    Raises:
+        ValueError, ServerError: with what to write instead.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"there is no format {format!r}: use one of {', '.join(FORMATS)}")
+    if push is not None:
+        if format not in DICOM_FORMATS:
+            raise ValueError(f"--push stores DICOM: add --format {' or --format '.join(DICOM_FORMATS)}")
+        split_url(push)
+
+
 def main(
     inputs: Annotated[list[Path], typer.Argument(help="NIfTI or NRRD files, DICOM folders, or folders of these")],
     prompt: Annotated[list[str], typer.Option(help="what to look for; may be given several times")],
@@ -103,18 +169,21 @@ def main(
     series: Annotated[str | None, typer.Option(help="SeriesInstanceUID, where a DICOM folder mixes series")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     force: Annotated[bool, typer.Option(help="segment again what is done")] = False,
+    format: Annotated[str, typer.Option(help=f"of the masks, one of: {', '.join(FORMATS)}")] = "nifti",
+    push: Annotated[str | None, typer.Option(help="DICOMweb server to store DICOM results on, http://...")] = None,
 ) -> None:
     """Segment scans by text."""
     try:
+        check_output(format, push)
         model = load(method, weights, device=device)
         # Words are checked before any scan is read; they are parsed again for each, as CT and MR differ.
         prompts = [p.text for p in parse(prompt, encoder=model.encoder)]
-    except (WeightsError, TextEncoderError, PromptError, ValueError) as error:
-        console.print(f"[red]{error}")
+    except (WeightsError, TextEncoderError, PromptError, ServerError, ValueError) as error:
+        console.print(f"[red]{escape(str(error))}")
         raise typer.Exit(2) from None
     request = {
         "method": method, "weights": model.weights_sha256, "prompts": prompts, "modality": modality,
-        "series": series,
+        "series": series, "format": format,
     }  # fmt: skip
     rows, reports, failed, names = [], [], 0, set()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -122,22 +191,21 @@ def main(
     with Progress(*columns, console=console) as progress:
         whole = progress.add_task("scans", total=len(scans))
         for path in scans:
-            files = outputs(out, path, names)
+            files = outputs(out, path, names, format)
             window = progress.add_task(f"  {path.name}", total=None)
-            report = None if force else done_report(files, request)
-            status, error = ("skipped", "") if report else ("done", "")
-            if report is None:
-                tick = lambda k, n, task=window: progress.update(task, completed=k, total=n)  # noqa: E731
-                try:
-                    report = segment_one(model, path, prompts, files, request, modality, series, tick)
-                except (ScanError, ModalityError) as problem:
-                    status, error = "failed", str(problem)
-                except Exception as problem:  # whatever is wrong with one scan, the others are still to be done
-                    status, error = "failed", f"{type(problem).__name__}: {problem}"
-            rows += rows_of(path, report if status != "failed" else None, status, error)
+            tick = lambda k, n, task=window: progress.update(task, completed=k, total=n)  # noqa: E731
+            earlier = None if force else done_report(files, request)
+            report, status, error = attempt(
+                lambda path=path, files=files, tick=tick: segment_one(
+                    model, path, prompts, files, request, modality, series, tick
+                ),
+                earlier, files, push,
+            )  # fmt: skip
+            # What was segmented but not stored keeps its lines: the files are there, and the next run stores them.
+            rows += rows_of(path, report, status, error)
             if status == "failed":
                 failed += 1
-                progress.console.print(f"[red]{path.name}: {error}")
+                progress.console.print(f"[red]{escape(f'{path.name}: {error}')}")
             else:
                 reports.append(report)
             progress.remove_task(window)
@@ -147,7 +215,7 @@ def main(
     try:
         write_summary(rows, out / "summary.csv")
     except ScanError as error:
-        console.print(f"[red]{error}")
+        console.print(f"[red]{escape(str(error))}")
         raise typer.Exit(1) from None
     console.print(f"{len(reports)} of {len(scans)} scans; results in {out}")
     if failed or not scans:

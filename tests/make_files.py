@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pydicom
 from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 
 def ct_values(shape=(20, 18, 16)) -> np.ndarray:
@@ -23,25 +23,35 @@ def write_nifti(path: Path, values: np.ndarray, affine=None) -> Path:
     return path
 
 
-def write_dicom(folder: Path, values: np.ndarray, modality="CT", series=None, spacing=(2.0, 2.0, 3.0)) -> Path:
-    """An axial series (DICOM axes: x to the left, y to the back, z to the head); `values` (X, Y, Z) along these."""
+def write_dicom(
+    folder: Path, values: np.ndarray, modality="CT", series=None, spacing=(2.0, 2.0, 3.0), x=(1, 0, 0), y=(0, 1, 0),
+    descending=False, **tags,
+) -> Path:  # fmt: skip
+    """A series of slices (X, Y), axial unless `x` and `y` say where columns and rows run (LPS); `values` (X, Y, Z).
+
+    descending: later files lie further back along the slice normal, not further on. tags: more of every slice.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     study, series, frame = generate_uid(), series or generate_uid(), generate_uid()
+    storage = MRImageStorage if modality == "MR" else CTImageStorage
+    step = np.cross(x, y) * spacing[2] * (-1 if descending else 1)
     for k in range(values.shape[2]):
         meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, generate_uid()
+        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = storage, generate_uid()
         meta.TransferSyntaxUID = ExplicitVRLittleEndian
         data = FileDataset(None, {}, file_meta=meta, preamble=b"\0" * 128)
-        data.SOPClassUID, data.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
+        data.SOPClassUID, data.SOPInstanceUID = storage, meta.MediaStorageSOPInstanceUID
         data.StudyInstanceUID, data.SeriesInstanceUID, data.FrameOfReferenceUID = study, series, frame
         data.Modality, data.PatientID, data.PatientName, data.InstanceNumber = modality, "T1", "Test", k + 1
-        data.ImagePositionPatient = [-10.0, -20.0, 30.0 + k * spacing[2]]
-        data.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+        data.ImagePositionPatient = [f"{v:.10g}" for v in (-10.0, -20.0, 30.0) + k * step]
+        data.ImageOrientationPatient = [f"{v:.10g}" for v in (*x, *y)]
         data.PixelSpacing, data.SliceThickness = [spacing[1], spacing[0]], spacing[2]
         data.Rows, data.Columns = values.shape[1], values.shape[0]
         data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
         data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 16, 15, 0
         data.RescaleSlope, data.RescaleIntercept = 1, -1024
+        for key, value in tags.items():
+            setattr(data, key, value)
         data.PixelData = (values[:, :, k].T + 1024).round().astype(np.uint16).tobytes()
         data.is_little_endian, data.is_implicit_VR = True, False
         pydicom.dcmwrite(folder / f"{(k * 7) % values.shape[2]:03d}.dcm", data, write_like_original=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -27,14 +28,7 @@ def read_dicom_folder(folder: Path, series: str | None = None) -> tuple[np.ndarr
     Raises:
         ScanError: no readable slice, several series, a missing slice, uneven or tilted slices.
     """
-    headers, broken = _headers(folder)
-    if not headers:
-        why = f" ({len(broken)} files are damaged)" if broken else ""
-        raise ScanError(f"{folder} holds no readable DICOM images{why}: give a folder of one series")
-    chosen = _one_series(folder, headers, series)
-    if broken:
-        raise ScanError(f"{folder} holds {len(broken)} damaged DICOM files, such as {broken[0].name}: export it again")
-    files, normal_gap = _ordered(folder, chosen)
+    files, normal_gap, modality = series_files(folder, series)
     try:
         reader = sitk.ImageSeriesReader()
         reader.SetFileNames([str(f) for f in files])
@@ -44,7 +38,23 @@ def read_dicom_folder(folder: Path, series: str | None = None) -> tuple[np.ndarr
     if abs(image.GetSpacing()[2] - normal_gap) > 0.01 * normal_gap:
         image.SetSpacing((*image.GetSpacing()[:2], normal_gap))
     values, affine = from_sitk(image)
-    return values, affine, str(chosen[0][1].Modality)
+    return values, affine, modality
+
+
+def series_files(folder: Path, series: str | None = None) -> tuple[list[Path], float, str]:
+    """Files of the one series that is read, in order along the slice normal; distance of slices in mm; modality.
+
+    Raises:
+        ScanError: as `read_dicom_folder`.
+    """
+    headers, broken = _headers(p for p in folder.iterdir() if p.is_file())
+    if not headers:
+        why = f" ({len(broken)} files are damaged)" if broken else ""
+        raise ScanError(f"{folder} holds no readable DICOM images{why}: give a folder of one series")
+    chosen = _one_series(folder, headers, series)
+    if broken:
+        raise ScanError(f"{folder} holds {len(broken)} damaged DICOM files, such as {broken[0].name}: export it again")
+    return *_ordered(folder, chosen), str(chosen[0][1].Modality)
 
 
 def from_sitk(image: sitk.Image) -> tuple[np.ndarray, torch.Tensor]:
@@ -57,10 +67,10 @@ def from_sitk(image: sitk.Image) -> tuple[np.ndarray, torch.Tensor]:
     return values, torch.from_numpy(LPS_TO_RAS @ affine)
 
 
-def _headers(folder: Path) -> tuple[list[tuple[Path, pydicom.Dataset]], list[Path]]:
-    """Headers of all image slices directly in a folder, and files that call themselves DICOM but cannot be read."""
+def _headers(files: Iterable[Path]) -> tuple[list[tuple[Path, pydicom.Dataset]], list[Path]]:
+    """Headers of all image slices among the files, and files that call themselves DICOM but cannot be read."""
     headers, broken = [], []
-    for file in sorted(p for p in folder.iterdir() if p.is_file()):
+    for file in sorted(files):
         try:
             header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(TAGS))
         except (pydicom.errors.InvalidDicomError, OSError, EOFError, ValueError, KeyError):

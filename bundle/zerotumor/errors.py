@@ -3,3 +3,7 @@
 
 class ScanError(ValueError):
     """A scan cannot be read, trusted or written."""
+
+
+class ServerError(RuntimeError):
+    """A DICOMweb server is not reached or refuses."""

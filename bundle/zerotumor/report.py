@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import Orientation
+from rich.markup import escape
 from rich.table import Table
 from scipy.ndimage import label as connected_components
 from scipy.spatial import ConvexHull, QhullError
@@ -97,14 +98,14 @@ def table(reports: Sequence[dict]) -> Table:
                 f"\n(nearest concept: {e['nearest_concept']}, {e['similarity']:.2f})" if "nearest_concept" in e else ""
             )
             row = [
-                e["prompt"] + hint,
+                escape(e["prompt"] + hint),
                 "yes" if e["found"] else "no",
                 f"{e['score']:.2f}",
                 f"{e['volume_ml']:.1f}" if e["found"] else "-",
                 f"{e['largest_diameter_mm']:.0f}" if e["found"] else "-",
                 " ".join(f"{x:.0f}" for x in e["centroid_mm"]) if e["found"] else "-",
             ]
-            out.add_row(*([Path(report["scan"]).name] if many else []), *row)
+            out.add_row(*([escape(Path(report["scan"]).name)] if many else []), *row)
     return out
 
 

@@ -19,7 +19,7 @@ import SimpleITK as sitk
 import torch
 from monai.data import MetaTensor
 
-from .dicom import from_sitk, read_dicom_folder
+from .dicom import LPS_TO_RAS, from_sitk, read_dicom_folder
 from .errors import ScanError
 
 NIFTI, NRRD = (".nii", ".nii.gz"), (".nrrd", ".nhdr")
@@ -177,8 +177,15 @@ def write_atomically(path: Path, write) -> None:
 
 
 def write_mask(mask: torch.Tensor, affine: torch.Tensor, path: Path) -> None:
-    """Write a mask (X, Y, Z) of small integers as NIfTI (RAS affine in mm), atomically."""
+    """Write a mask (X, Y, Z) of small integers atomically: NRRD if the name says so, else NIfTI; affine to RAS mm."""
     array = np.asarray(mask.cpu(), dtype=np.uint8)
+    if suffix_of(Path(path)) in NRRD:
+        to_lps = LPS_TO_RAS @ np.asarray(affine, dtype=np.float64)
+        header = {
+            "space": "left-posterior-superior", "space directions": to_lps[:3, :3].T, "space origin": to_lps[:3, 3],
+            "kinds": ["domain"] * 3, "encoding": "gzip",
+        }  # fmt: skip
+        return write_atomically(Path(path), lambda temporary: nrrd.write(str(temporary), array, header))
     image = nib.Nifti1Image(array, np.asarray(affine, dtype=np.float64))
     image.header.set_xyzt_units("mm")
     write_atomically(Path(path), lambda temporary: nib.save(image, temporary))

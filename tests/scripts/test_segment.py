@@ -4,14 +4,17 @@ import csv
 import json
 
 import nibabel as nib
+import pydicom
 import pytest
 import segment
 import typer
 from make_files import ct_values, write_dicom, write_nifti
 from typer.testing import CliRunner
 
+from zerotumor.errors import ServerError
 from zerotumor.segmenter import build, save
 from zerotumor.text import load_text_encoder
+from zerotumor.volumes import read_scan
 
 CONFIG = {"channels": [4, 4, 4, 4, 4], "mask_channels": 2, "dim": 8, "tokens": 2, "heads": 2, "patch": 32, "theta": 0.0}
 app = typer.Typer()
@@ -113,3 +116,112 @@ def test_a_wrong_modality_fails_that_scan(tmp_path, weights):
     scan = write_nifti(tmp_path / "a.nii.gz", ct_values())
     run(scan, "--prompt", "tumor", "--modality", "MR", "--out", tmp_path / "out", "--weights", weights, code=1)
     assert "Hounsfield" in summary(tmp_path / "out")[0]["error"]
+
+
+FILES = {"nifti": "_mask.nii.gz", "nrrd": "_mask.nrrd", "dicom-seg": "_seg.dcm", "rtstruct": "_rtstruct.dcm"}
+
+
+@pytest.fixture
+def finds(monkeypatch):
+    """Every prompt finds a box, so that a mask is written whatever the small weights say; False: nothing is found."""
+
+    def set_to(found):
+        whole = segment.segment_scan
+
+        def boxed(model, scan, prompts, **arguments):
+            result = whole(model, scan, prompts, **arguments)
+            result.masks[:] = 0
+            if found:
+                result.masks[:, 6:10, 5:9, 4:8] = 1
+            for e in result.report["prompts"]:
+                e |= {"found": found, "volume_ml": 1.0, "largest_diameter_mm": 9.0, "centroid_mm": [1.0, 2.0, 3.0]}
+            return result
+
+        monkeypatch.setattr(segment, "segment_scan", boxed)
+
+    return set_to
+
+
+@pytest.mark.parametrize("format", FILES)
+def test_formats(tmp_path, weights, finds, format):
+    finds(True)
+    scan, out = write_dicom(tmp_path / "series", ct_values()), tmp_path / "out"
+    common = (scan, "--prompt", 'cyst "x" [/red]', "--out", out, "--weights", weights, "--format", format)
+    run(*common)
+    path = out / f"series{FILES[format]}"
+    assert {f.name for f in out.iterdir()} == {path.name, "series.json", "series.png", "summary.csv"}
+    assert summary(out)[0]["mask"] == path.name == json.loads((out / "series.json").read_text())["mask"]
+    if format in ("dicom-seg", "rtstruct"):
+        read = pydicom.dcmread(path)
+        assert read.StudyInstanceUID == pydicom.dcmread(scan / "000.dcm").StudyInstanceUID
+        assert 'cyst "x" [/red]' in str(read)
+    else:
+        assert read_scan(path, labels=True).sum() == 64
+    run(*common)
+    assert summary(out)[0]["status"] == "skipped"
+
+
+@pytest.mark.parametrize("format", ["dicom-seg", "rtstruct"])
+def test_nothing_found_is_said_and_no_dicom_is_written(tmp_path, weights, finds, format):
+    scan, out = write_dicom(tmp_path / "series", ct_values()), tmp_path / "out"
+    common = (scan, "--prompt", "tumor", "--out", out, "--weights", weights, "--format", format)
+    finds(True)
+    run(*common)
+    finds(False)
+    run(*common, "--force")
+    assert not list(out.glob("*.dcm")) and summary(out)[0]["mask"] == "none: nothing found"
+    run(*common)
+    assert (summary(out)[0]["status"], summary(out)[0]["mask"]) == ("skipped", "none: nothing found")
+
+
+def test_dicom_results_need_a_dicom_scan(tmp_path, weights):
+    write_nifti(tmp_path / "a.nii.gz", ct_values())
+    out = tmp_path / "out"
+    run(tmp_path / "a.nii.gz", "--prompt", "tumor", "--out", out, "--weights", weights, "--format", "rtstruct", code=1)
+    assert "no DICOM series" in summary(out)[0]["error"] and [f.name for f in out.iterdir()] == ["summary.csv"]
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--format", "stl"], "no format 'stl': use one of nifti"),
+        (["--push", "http://localhost:1"], "add --format dicom-seg"),
+        (["--push", "localhost", "--format", "dicom-seg"], "begins with http"),
+    ],
+)
+def test_outputs_that_cannot_be_are_refused_before_any_work(tmp_path, weights, arguments, words):
+    scan = write_dicom(tmp_path / "series", ct_values())
+    output = run(scan, "--prompt", "tumor", "--weights", weights, *arguments, "--out", tmp_path / "out", code=2)
+    assert words in " ".join(output.split()) and not (tmp_path / "out").exists()
+
+
+def test_a_result_is_stored_once_and_kept_if_the_server_is_down(tmp_path, weights, finds, monkeypatch):
+    finds(True)
+    stored, down = [], [True]
+
+    def store(url, datasets):
+        if down[0]:
+            raise ServerError(f"{url} could not be reached")
+        stored.extend(d.SOPInstanceUID for d in datasets)
+
+    monkeypatch.setattr(segment, "store", store)
+    scan, out = write_dicom(tmp_path / "series", ct_values()), tmp_path / "out"
+    common = (scan, "--prompt", "tumor", "--out", out, "--weights", weights, "--format", "dicom-seg")
+    url = "http://me:secret@localhost:1/dicom-web"
+    run(*common, "--push", url, code=1)
+    uid = pydicom.dcmread(out / "series_seg.dcm").SOPInstanceUID
+    assert "could not be reached" in summary(out)[0]["error"] and summary(out)[0]["mask"] == "series_seg.dcm"
+    down[0] = False
+    run(*common, "--push", url)
+    run(*common, "--push", url)
+    assert stored == [uid] and summary(out)[0]["status"] == "skipped"
+    report = (out / "series.json").read_text()
+    assert json.loads(report)["stored"] == ["http://localhost:1/dicom-web"] and "secret" not in report
+
+
+def test_nothing_found_is_not_sent(tmp_path, weights, finds, monkeypatch):
+    finds(False)
+    monkeypatch.setattr(segment, "store", lambda *_: pytest.fail("nothing is to be stored"))
+    scan = write_dicom(tmp_path / "series", ct_values())
+    common = ("--prompt", "tumor", "--out", tmp_path / "out", "--weights", weights, "--format", "dicom-seg")
+    run(scan, *common, "--push", "http://localhost:1")
