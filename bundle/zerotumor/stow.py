@@ -56,9 +56,19 @@ def push(url: str, datasets: Sequence[Dataset]) -> None:
     shown, login = split_url(url)
     session = _Session()
     session.auth = login
+    client = DICOMwebClient(shown, session=session)
+    client.set_http_retry_params(retry=True, max_attempts=2, wait_exponential_multiplier=250)
+    store(client, datasets, shown)
+
+
+def store(client: DICOMwebClient, datasets: Sequence[Dataset], shown: str | None = None) -> None:
+    """Store DICOM objects through a client that is there already; `shown` is how messages call the server.
+
+    Raises:
+        ServerError: as `push`.
+    """
+    shown = shown or split_url(client.base_url)[0]
     try:
-        client = DICOMwebClient(shown, session=session)
-        client.set_http_retry_params(retry=True, max_attempts=2, wait_exponential_multiplier=250)
         answer = client.store_instances(datasets)
     except requests.HTTPError as error:
         status = f"{error.response.status_code} {error.response.reason or ''}".strip()
