@@ -1,32 +1,36 @@
-"""How fast things are on this machine: phantoms a second and core, and a 256 x 256 x 128 CT from scan to mask.
+"""How fast things are on this machine: phantoms a second and core, a 256 x 256 x 128 CT from scan to mask, the same through
+the MONAI Label server.
 
-python scripts/benchmark.py --phantoms --segment
+python scripts/benchmark.py --phantoms --segment --server
 """
 
 from __future__ import annotations
 
+import json
 import statistics
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Annotated
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / part) for part in ("bundle", "scripts")]
 
+import nibabel as nib
 import numpy as np
+import requests
 import torch
 import typer
 from monai.data import MetaTensor
 from rich.console import Console
 from rich.table import Table
+from serve import monai_label
 
-from zerotumor.inferer import encode_volume, segment_volume
-from zerotumor.phantom import BODIES, generate
-from zerotumor.pipeline import segment_scan
-from zerotumor.prompts import parse
+from zerotumor.phantom import BODIES, Phantom, generate
+from zerotumor.pipeline import encode_scan, segment_scan
 from zerotumor.segmenter import load
-from zerotumor.transforms import prepare
 
+SPACING = (1.4, 1.4, 2.5)
 console = Console()
 
 
@@ -49,40 +53,67 @@ def phantom_rates(edge: int, spacing: float, count: int) -> Table:
     return out
 
 
+def clinical_ct() -> Phantom:
+    """An abdomen of 256 x 256 x 128 voxels."""
+    return generate(1, region="abdomen", modality="CT", category="healthy", shape=(256, 256, 128), spacing=SPACING)
+
+
 def segment_times() -> Table:
     """Seconds for a clinical-sized abdomen: first prompt, further prompt on kept features."""
-    phantom = generate(
-        1, region="abdomen", modality="CT", category="healthy", shape=(256, 256, 128), spacing=(1.4, 1.4, 2.5)
-    )
-    scan = MetaTensor(phantom.image, affine=np.diag([1.4, 1.4, 2.5, 1.0]), meta={"modality": "CT"})
+    scan = MetaTensor(clinical_ct().image, affine=np.diag([*SPACING, 1.0]), meta={"modality": "CT"})
     model = load("malenia")
     out = Table("256 x 256 x 128 CT", "seconds")
+    for name, prompt in (("one prompt", "liver tumor"), ("four prompts", "liver tumor; kidney tumor; cyst; sarcoma")):
+        started = time.perf_counter()
+        segment_scan(model, scan, prompt)
+        out.add_row(f"scan to masks, {name}", f"{time.perf_counter() - started:.1f}")
+    encoded = encode_scan(model, scan)
     started = time.perf_counter()
-    segment_scan(model, scan, "liver tumor")
-    out.add_row("scan to mask, one prompt", f"{time.perf_counter() - started:.1f}")
-    started = time.perf_counter()
-    segment_scan(model, scan, "liver tumor; kidney tumor; renal cyst; spleen tumor")
-    out.add_row("scan to masks, four prompts", f"{time.perf_counter() - started:.1f}")
-    image = prepare(scan, "CT", model.spacing).as_tensor()
-    features = encode_volume(model, image)
-    started = time.perf_counter()
-    segment_volume(model, image, parse("renal cyst"), features=features)
+    segment_scan(model, encoded, "renal cyst")
     out.add_row("another prompt on kept features", f"{time.perf_counter() - started:.1f}")
+    return out
+
+
+def server_times(port: int = 8765) -> Table:
+    """Seconds of requests to the app over loopback, the answer's file included."""
+    out = Table("256 x 256 x 128 CT through the server", "seconds")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "scans").mkdir()
+        affine = np.diag([-SPACING[0], -SPACING[1], SPACING[2], 1.0])
+        nib.save(nib.Nifti1Image(np.asarray(clinical_ct().image[0]), affine), folder / "scans" / "ct.nii.gz")
+        with monai_label(folder / "server", str(folder / "scans"), port, {"state": str(folder / "state")}) as url:
+            for what, model, options in (
+                ("first prompt", "tumor", {"prompt": "liver tumor"}),
+                ("next prompt", "tumor", {"prompt": "renal cyst"}),
+                ("first click", "tumor_refine", {"foreground": [[170, 140, 64]]}),
+                ("next click", "tumor_refine", {"foreground": [[170, 140, 64]], "background": [[100, 140, 64]]}),
+            ):
+                started = time.perf_counter()
+                asked = {"params": json.dumps({**options, "result_extension": ".nrrd"})}
+                requests.post(f"{url}/infer/{model}?image=ct&output=image", data=asked, timeout=600).raise_for_status()
+                out.add_row(what, f"{time.perf_counter() - started:.1f}")
     return out
 
 
 def main(
     phantoms: Annotated[bool, typer.Option("--phantoms", help="phantoms a second")] = False,
     segment: Annotated[bool, typer.Option("--segment", help="a clinical-sized scan")] = False,
+    server: Annotated[bool, typer.Option("--server", help="the same through the MONAI Label server")] = False,
     edge: Annotated[int, typer.Option(help="voxels of a phantom's edge")] = 64,
     spacing: Annotated[float, typer.Option(help="mm")] = 3.0,
     count: Annotated[int, typer.Option(help="phantoms a region")] = 8,
 ) -> None:
-    """Measure speed; both parts unless one is chosen."""
-    if phantoms or not segment:
+    """Measure speed; all parts unless some are chosen."""
+    chosen = {"phantoms": phantoms, "segment": segment, "server": server}
+    if not any(chosen.values()):
+        chosen = dict.fromkeys(chosen, True)
+    if chosen["phantoms"]:
         console.print(phantom_rates(edge, spacing, count))
-    if segment or not phantoms:
+    if chosen["segment"]:
         console.print(segment_times())
+    if chosen["server"]:
+        console.print(server_times())
 
 
 if __name__ == "__main__":
