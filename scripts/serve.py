@@ -11,10 +11,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -34,6 +37,7 @@ from zerotumor.phantom import generate
 
 ORTHANC = ("Orthanc", "/usr/sbin/Orthanc")
 DICOMWEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 console = Console()
 
 
@@ -41,22 +45,36 @@ class ServeError(RuntimeError):
     """The servers cannot be started; the message says what to do."""
 
 
-def wait_for(url: str, process: subprocess.Popen, name: str, log: Path, seconds: int = 120) -> None:
-    """Until a server answers.
+def check_free(port: int, option: str) -> None:
+    """A server that has the port already would be taken for the new one, and get its scans.
+
+    Raises:
+        ServeError: something listens there.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except (OSError, OverflowError) as error:
+            raise ServeError(f"port {port} cannot be used ({error}): choose another with {option}") from None
+
+
+def wait_for(url: str, process: subprocess.Popen, name: str, log: Path, seconds: int = 600) -> None:
+    """Until a server answers; long, because a busy machine takes minutes to import all that there is.
 
     Raises:
         ServeError: it ended, or took too long.
     """
-    for _ in range(seconds * 2):
-        if process.poll() is not None:
-            break
+    end = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < end:
         try:
-            if requests.get(url, timeout=2).ok:
+            if requests.get(url, timeout=10).ok:
                 return
         except requests.RequestException:
-            time.sleep(0.5)
+            pass
+        time.sleep(0.25)
     tail = log.read_text(errors="replace")[-1500:] if log.is_file() else ""
-    raise ServeError(f"{name} did not start: is its port in use? Its log ends with:\n{tail}")
+    raise ServeError(f"{name} did not start. Its log ends with:\n{tail}")
 
 
 @contextmanager
@@ -72,6 +90,7 @@ def stopped_at_the_end(command: list[str], log: Path, **options) -> Iterator[sub
                 process.wait(20)
             except subprocess.TimeoutExpired:
                 process.kill()
+                process.wait()
 
 
 @contextmanager
@@ -84,6 +103,7 @@ def orthanc(folder: Path, port: int) -> Iterator[str]:
     program = next((found for name in ORTHANC if (found := shutil.which(name))), None)
     if program is None or not DICOMWEB.is_file():
         raise ServeError("Orthanc with DICOMweb is not installed: apt-get install orthanc orthanc-dicomweb")
+    check_free(port, "--dicom-port")
     folder.mkdir(parents=True, exist_ok=True)
     settings = {
         "Name": "ZeroTumor", "StorageDirectory": str(folder), "IndexDirectory": str(folder), "HttpPort": port,
@@ -105,6 +125,7 @@ def monai_label(folder: Path, studies: str, port: int, conf: dict[str, str]) -> 
     Raises:
         ServeError: it did not start.
     """
+    check_free(port, "--port")
     folder.mkdir(parents=True, exist_ok=True)
     environment = {
         "MONAI_LABEL_TRACKING_ENABLED": "false",
@@ -124,24 +145,27 @@ def monai_label(folder: Path, studies: str, port: int, conf: dict[str, str]) -> 
         yield f"http://127.0.0.1:{port}"
 
 
-def store(archive: str, series: Path) -> str:
-    """Send a DICOM folder to Orthanc; returns its StudyInstanceUID.
+def store(archive: str, scans: Path) -> str:
+    """Send a folder with DICOM files to Orthanc; returns the StudyInstanceUID of its largest series of CT or MR.
 
     Raises:
-        ServeError: there is no DICOM file, or Orthanc refuses one.
+        ServeError: there is no such series, or Orthanc refuses a file.
     """
-    study = None
-    for file in sorted(f for f in series.rglob("*") if f.is_file()):
+    slices: Counter[tuple[str, str]] = Counter()
+    for file in sorted(f for f in scans.rglob("*") if f.is_file()):
         try:
-            study = pydicom.dcmread(file, stop_before_pixels=True).StudyInstanceUID
+            header = pydicom.dcmread(file, stop_before_pixels=True)
+            series = (str(header.StudyInstanceUID), str(header.SeriesInstanceUID))
         except (pydicom.errors.InvalidDicomError, AttributeError):
             continue
-        answer = requests.post(f"{archive}/instances", data=file.read_bytes(), timeout=60)
+        answer = requests.post(f"{archive}/instances", data=file.read_bytes(), timeout=600)
         if not answer.ok:
             raise ServeError(f"Orthanc refused {file}: {answer.text[:200]}")
-    if study is None:
-        raise ServeError(f"{series} holds no DICOM file: give a folder with a series")
-    return str(study)
+        if header.get("Modality") in ("CT", "MR"):
+            slices[series] += 1
+    if not slices:
+        raise ServeError(f"{scans} holds no CT or MR in DICOM: give a folder with a series")
+    return slices.most_common(1)[0][0][0]
 
 
 def scan_to_show(folder: Path) -> Path:
@@ -155,34 +179,51 @@ def scan_to_show(folder: Path) -> Path:
     return write_series(phantom, folder / "phantom")
 
 
+def say(text: str, **style: str) -> None:
+    """To the terminal as it is: an address must stay on one line, and brackets in a log are no markup."""
+    console.print(text, soft_wrap=True, markup=False, highlight=False, **style)
+
+
+def stop(signum: int, frame: object) -> None:
+    """Ctrl-C, `kill` and a closed terminal all end the servers, once; a shell's background job would ignore Ctrl-C."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 def main(
     studies: Annotated[Path | None, typer.Option(help="folder of NIfTI scans; without it, Orthanc is started")] = None,
     scan: Annotated[Path | None, typer.Option(help="DICOM folder to put into Orthanc")] = None,
     port: Annotated[int, typer.Option(help="of the server")] = 8000,
     dicom_port: Annotated[int, typer.Option(help="of Orthanc")] = 8042,
     models: Annotated[Path | None, typer.Option(help="folder with weights of your own")] = None,
+    state: Annotated[Path, typer.Option(help="for the history of clicks and training runs")] = ROOT / "out" / "serve",
 ) -> None:
     """Serve until Ctrl-C."""
+    for number in SIGNALS:
+        signal.signal(number, stop)
     with ExitStack() as running:
-        folder = Path(running.enter_context(tempfile.TemporaryDirectory(prefix="zerotumor-")))
-        conf = {"state": str(folder / "state")} | ({"models": str(models.resolve())} if models else {})
         try:
+            folder = Path(running.enter_context(tempfile.TemporaryDirectory(prefix="zerotumor-")))
+            conf = {"state": str(state.resolve())} | ({"models": str(models.resolve())} if models else {})
             if studies is None:
                 archive = running.enter_context(orthanc(folder / "orthanc", dicom_port))
                 study = store(archive, scan or scan_to_show(folder))
                 server = running.enter_context(monai_label(folder / "server", f"{archive}/dicom-web", port, conf))
-                console.print(f"Orthanc   {archive}\nOHIF      {server}/ohif/monai-label?StudyInstanceUIDs={study}")
+                say(f"Orthanc   {archive}\nOHIF      {server}/ohif/monai-label?StudyInstanceUIDs={study}")
             else:
+                if not studies.is_dir():
+                    raise ServeError(f"{studies} is no folder: give one with NIfTI scans")
                 server = running.enter_context(monai_label(folder / "server", str(studies.resolve()), port, conf))
-                console.print("3D Slicer: module MONAI Label, and this address as its server")
-            console.print(f"server    {server}\nlog       {folder}/server/server.log\nCtrl-C stops it")
+                say("3D Slicer: module MONAI Label, and this address as its server")
+            say(f"server    {server}\nlog       {folder}/server/server.log\nCtrl-C stops it")
             while True:
                 time.sleep(1)
         except ServeError as error:
-            console.print(f"[red]{error}")
+            say(str(error), style="red")
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
-            console.print("stopped")
+            say("stopped")
 
 
 if __name__ == "__main__":

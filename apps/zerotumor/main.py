@@ -10,7 +10,6 @@ training runs, by default inside the app's folder.
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import tempfile
@@ -28,7 +27,6 @@ from monailabel.interfaces.app import MONAILabelApp  # noqa: E402
 from monailabel.interfaces.tasks.strategy import Strategy  # noqa: E402
 from monailabel.tasks.activelearning.random import Random  # noqa: E402
 
-logger = logging.getLogger(__name__)
 SET_BY_THE_APP = ("header_modality", "dicom_folder")
 """Parts of a request that are the app's own: what a client writes there is dropped."""
 
@@ -71,23 +69,13 @@ class ZeroTumorApp(MONAILabelApp):
         return Archive.like(store) if type(store) is DICOMWebDatastore else store
 
     def infer(self, request: dict, datastore=None) -> dict:
-        """As MONAI Label's, and what the archive says of the modality goes along: the file that it makes has lost it."""
-        from lib.archive import Archive
+        """As MONAI Label's, and what the archive knows of the scan goes along: the file made for clients has lost it."""
+        from lib.archive import facts_of
 
         image, datastore = request.get("image"), datastore or self.datastore()
         request = {k: v for k, v in request.items() if k not in SET_BY_THE_APP}
         if isinstance(image, str) and not os.path.exists(image):
-            try:
-                datastore.get_image_uri(image)  # fetched first: before, nothing is known of it
-                known = datastore.get_image_info(image).get("Modality")
-            except Exception as error:  # whatever the archive's client raises
-                from lib.options import refuse
-
-                logger.warning(f"{image}: {error}")
-                raise refuse(f"there is no image {image[:100]!r} in the datastore", 404) from None
-            request |= {"header_modality": known} if known in ("CT", "MR") else {}
-            if isinstance(datastore, Archive):
-                request["dicom_folder"] = datastore.series_folder(image)
+            request |= facts_of(image, datastore)
         return super().infer(request, datastore)
 
     def init_infers(self) -> dict:

@@ -14,6 +14,8 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from zerotumor.metrics import dice
 from zerotumor.volumes import read_scan
 
+from .archive import facts_of
+
 logger = logging.getLogger(__name__)
 KEY = "tumor_uncertainty"
 
@@ -33,7 +35,8 @@ class UncertaintyScoring(ScoringMethod):
         for image in images[: int(request.get("max_samples") or len(images))]:
             options = {k: request[k] for k in ("method", "modality") if k in request}
             try:
-                _, reply = self.infer({**options, "image": datastore.get_image_uri(image), "prompt": prompt})
+                options |= {**facts_of(image, datastore), "image": datastore.get_image_uri(image), "prompt": prompt}
+                _, reply = self.infer(options)
             except HTTPException as error:
                 failed[image] = error.detail
                 continue

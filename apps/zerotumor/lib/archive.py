@@ -1,22 +1,34 @@
 """A DICOMweb archive as datastore: CT and MR, seen as it is now, and labels that a PACS takes.
 
-MONAI Label's own offers CT alone, and remembers for two hours which series there are and which are labeled, so that a scan
-just labeled is offered again.
+MONAI Label's own offers CT alone, remembers for two hours which series there are and which are labeled (so that a scan just
+labeled is offered again), takes a series whose download broke off for whole, and believes whatever slices it gets.
 """
 
 from __future__ import annotations
 
 import logging
+import re
+import shutil
+import tempfile
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
+import requests
 import torch
+from dicomweb_client import DICOMwebClient
+from filelock import FileLock
 from monai.data import MetaTensor
 from monailabel.config import settings
 from monailabel.datastore.dicom import DICOMWebDatastore
 from monailabel.datastore.local import LocalDatastore
-from monailabel.interfaces.datastore import DefaultLabelTag
+from monailabel.datastore.utils.convert import binary_to_image
+from monailabel.datastore.utils.dicom import dicom_web_download_series
+from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from pydicom import Dataset
+from retrying import RetryError
 
+from zerotumor.derived import MAKER
 from zerotumor.errors import ScanError, ServerError
 from zerotumor.export import dicom_seg
 from zerotumor.prompts import Prompt
@@ -29,21 +41,29 @@ from .options import refuse
 
 logger = logging.getLogger(__name__)
 MODALITIES = ("CT", "MR")
+UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+TAG = re.compile(r"[A-Za-z0-9_-]{1,40}")
 
 
 class Archive(DICOMWebDatastore):
     """`MONAI_LABEL_DICOMWEB_SEARCH_FILTER` still narrows what is offered; its modality counts only if it is not CT, which
     is MONAI Label's default and not a wish."""
 
+    def __init__(self, client: DICOMwebClient, search_filter: dict, **options: object) -> None:
+        self._referenced: dict[str, tuple[str, ...]] = {}
+        super().__init__(client, search_filter, **options)
+
     @classmethod
     def like(cls, store: DICOMWebDatastore) -> Archive:
-        """The same archive as a datastore that MONAI Label made from its settings."""
+        """The same archive as a datastore that MONAI Label made from its settings, and in its place."""
+        observer = getattr(store, "_observer", None)
+        if observer is not None:  # else two of them would write the same files
+            observer.stop()
         return cls(
-            client=store._client,
-            search_filter=store._search_filter,
+            store._client,
+            store._search_filter,
             cache_path=settings.MONAI_LABEL_DICOMWEB_CACHE_PATH.strip() or None,
             fetch_by_frame=store._fetch_by_frame,
-            convert_to_nifti=store._convert_to_nifti,
         )
 
     def list_images(self) -> list[str]:
@@ -57,16 +77,83 @@ class Archive(DICOMWebDatastore):
         return found
 
     def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        """SeriesInstanceUIDs of the series that a DICOM SEG in the archive refers to."""
-        segmented = set()
+        """SeriesInstanceUIDs of the series that a DICOM SEG in the archive refers to, or whose final label is empty.
+
+        What this app found by itself and stored is a proposal and no label.
+        """
+        segmented = {k for k, v in self._datastore.objects.items() if self._is_empty_label(v.labels)}
         for answer in self._client.search_for_series(search_filters={"Modality": "SEG"}):
             series = Dataset.from_json(answer)
-            stored = self._client.retrieve_series_metadata(
-                str(series["StudyInstanceUID"].value), str(series["SeriesInstanceUID"].value)
-            )
-            for item in Dataset.from_json(stored[0]).get("ReferencedSeriesSequence", []):
-                segmented.add(str(item["SeriesInstanceUID"].value))
+            uid = str(series["SeriesInstanceUID"].value)
+            if uid not in self._referenced:
+                stored = self._client.retrieve_series_metadata(str(series["StudyInstanceUID"].value), uid)
+                self._referenced[uid] = labeled_by(Dataset.from_json(stored[0])) if stored else ()
+            segmented.update(self._referenced[uid])
         return sorted(segmented & set(self.list_images()))
+
+    @staticmethod
+    def _is_empty_label(labels: dict) -> bool:
+        """A final label without a lesion has no DICOM SEG, and is known here alone."""
+        final = labels.get(DefaultLabelTag.FINAL)
+        return final is not None and bool(final.info.get("empty"))
+
+    def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
+        """SeriesInstanceUIDs of the other series."""
+        return sorted(set(self.list_images()) - set(self.get_labeled_images()))
+
+    def get_image_uri(self, image_id: str) -> str:
+        """A series as NIfTI for clients, fetched at first use.
+
+        Raises:
+            HTTPException: 404 there is no such series; 422 it cannot be used; 502 the archive is not reached.
+        """
+        if len(image_id) > 64 or not UID.fullmatch(image_id):
+            raise refuse(f"{image_id[:100]!r} is no SeriesInstanceUID: ask for /datastore/?output=all", 404)
+        cache = Path(self._datastore.image_path()).resolve()
+        folder, nifti = cache / image_id, cache / f"{image_id}.nii.gz"
+        with FileLock(f"{folder}.lock"):  # batches run in a process of their own
+            try:
+                if not folder.is_dir():
+                    self._fetch(image_id, folder)
+                if not nifti.is_file() or image_id not in self._datastore.objects:
+                    with tempfile.TemporaryDirectory() as temporary:
+                        copy = Path(temporary) / nifti.name
+                        write_nifti(read_scan(folder), copy)
+                        self.add_image(image_id, str(copy), self._dicom_info(image_id))
+            except ScanError as error:
+                raise refuse(str(error).replace(str(folder), f"the series {image_id}"), 422) from None
+            except (requests.RequestException, RetryError) as error:
+                logger.warning(f"{image_id}: {error}")
+                raise refuse("the archive does not answer as it should: check that it runs", 502) from None
+        return str(nifti)
+
+    def _fetch(self, image_id: str, folder: Path) -> None:
+        """Download a series; the folder appears when all of it is there.
+
+        Raises:
+            HTTPException: there is no such series.
+        """
+        found = self._client.search_for_series(search_filters={"SeriesInstanceUID": image_id})
+        studies = [str(Dataset.from_json(f).get("StudyInstanceUID", "")) for f in found]
+        if not studies:
+            raise refuse(f"there is no series {image_id} in the archive: ask for /datastore/?output=all", 404)
+        partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".fetching-"))
+        try:
+            dicom_web_download_series(studies[0], image_id, str(partial), self._client, self._fetch_by_frame)
+            partial.rename(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def get_label_uri(self, label_id: str, label_tag: str, image_id: str = "") -> str:
+        """A label's file: as it was saved here, else made from the DICOM SEG `label_id` of the archive.
+
+        MONAI Label takes the image's own series for the label's when it is asked for a label by the image's id.
+        """
+        here = LocalDatastore.get_label_uri(self, image_id or label_id, label_tag)
+        if here or not image_id:
+            return here
+        super().get_label_uri(label_id, label_tag, image_id)
+        return LocalDatastore.get_label_uri(self, image_id, label_tag)
 
     def series_folder(self, image_id: str) -> str:
         """Where the DICOM files of a series lie, once it was fetched."""
@@ -89,28 +176,29 @@ class Archive(DICOMWebDatastore):
         Raises:
             HTTPException: the label does not lie on the scan's grid, or the archive refuses it; nothing saved is lost.
         """
-        if label_tag == DefaultLabelTag.FINAL:
-            self.get_image_uri(image_id)
-            try:
-                labels = read_scan(label_filename, labels=True)
-                dataset = self._segmentation(image_id, labels, label_info.get("label_info") or [])
+        if not TAG.fullmatch(label_tag):
+            raise refuse("the tag of a label is a word of letters, digits, - and _, such as final")
+        info = dict(label_info) if isinstance(label_info, dict) else {}
+        image = self.get_image_uri(image_id)
+        try:
+            if label_filename.endswith(".bin"):  # bare voxels, as OHIF keeps them
+                label_filename = binary_to_image(image, label_filename)
+            if label_tag == DefaultLabelTag.FINAL:
+                dataset = self._segmentation(image_id, read_scan(label_filename, labels=True), info.get("label_info"))
                 if dataset is not None:
                     self.push(dataset)
-                    label_info = {**label_info, "SeriesInstanceUID": str(dataset.SeriesInstanceUID)}
-            except ScanError as error:
-                raise refuse(str(error), 422) from None
-            except ServerError as error:
-                raise refuse(str(error), 502) from None
-        return LocalDatastore.save_label(self, image_id, label_filename, label_tag, label_info, label_id)
+                info |= {"empty": dataset is None, "SeriesInstanceUID": str(getattr(dataset, "SeriesInstanceUID", ""))}
+        except ScanError as error:
+            raise refuse(str(error).replace(label_filename, "the label"), 422) from None
+        except ServerError as error:
+            raise refuse(str(error), 502) from None
+        return LocalDatastore.save_label(self, image_id, label_filename, label_tag, info)
 
-    def _segmentation(self, image_id: str, labels: MetaTensor, names: list[dict]) -> Dataset | None:
-        """A label map (1, X, Y, Z) as DICOM SEG, one segment a value."""
+    def _segmentation(self, image_id: str, labels: MetaTensor, given: object) -> Dataset | None:
+        """A label map (1, X, Y, Z) as DICOM SEG, one segment a value; None if it is empty."""
         values = [int(v) for v in labels.unique().tolist() if v > 0]
-        known = {int(n["idx"]): str(n.get("name", "lesion")) for n in names if isinstance(n, dict) and "idx" in n}
-        in_order = [str(n.get("name", "lesion")) for n in names if isinstance(n, dict)]
         masks, entries = [], []
-        for k, value in enumerate(values):
-            name = known.get(value) or (in_order[k] if k < len(in_order) else "lesion")
+        for name, value in zip(names_of(values, given), values, strict=True):
             mask = (labels[0] == value).as_tensor()
             concept = LESIONS.get(name)
             prompt = Prompt(name, name, lesion=name if concept else None, organs=concept.hosts if concept else ())
@@ -121,6 +209,42 @@ class Archive(DICOMWebDatastore):
         return dicom_seg(self.series_folder(image_id), torch.stack(masks), labels.affine, entries,
                          method="annotation", semiautomatic=True)  # fmt: skip
 
-    def get_unlabeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
-        """SeriesInstanceUIDs of the series without a DICOM SEG."""
-        return sorted(set(self.list_images()) - set(self.get_labeled_images()))
+
+def facts_of(image_id: str, datastore: Datastore) -> dict[str, str]:
+    """What a datastore knows of an image beyond its voxels, as options of a request; the image is fetched for it.
+
+    Raises:
+        HTTPException: there is no such image, or the archive is not reached.
+    """
+    if not datastore.get_image_uri(image_id):
+        raise refuse(f"there is no image {image_id[:100]!r} in the datastore: ask for /datastore/?output=all", 404)
+    known = datastore.get_image_info(image_id).get("Modality")
+    facts = {"header_modality": known} if known in MODALITIES else {}
+    return {**facts, "dicom_folder": datastore.series_folder(image_id)} if isinstance(datastore, Archive) else facts
+
+
+def names_of(values: list[int], given: object) -> list[str]:
+    """Names of label values from a client's `label_info`, by its `idx` if it has any, else in order of the values."""
+    items = [n for n in given if isinstance(n, dict)] if isinstance(given, list) else []
+    names = [" ".join(str(n.get("name") or "lesion").split()) for n in items]
+    numbered = {str(n.get("idx")): name for n, name in zip(items, names, strict=True) if n.get("idx") is not None}
+    in_order = dict(zip(values, names, strict=False)) if not numbered else {}
+    return [numbered.get(str(v)) or in_order.get(v) or "lesion" for v in values]
+
+
+def labeled_by(seg: Dataset) -> tuple[str, ...]:
+    """SeriesInstanceUIDs that a DICOM SEG (its metadata) is a label of; none if this app made it without a person."""
+    kinds = {str(s.get("SegmentAlgorithmType", "")) for s in seg.get("SegmentSequence", [])}
+    if str(seg.get("Manufacturer", "")) == MAKER and kinds == {"AUTOMATIC"}:
+        return ()
+    return tuple(str(item.get("SeriesInstanceUID", "")) for item in seg.get("ReferencedSeriesSequence", []))
+
+
+def write_nifti(scan: MetaTensor, path: Path) -> None:
+    """Write a scan (1, X, Y, Z) as NIfTI, in whole numbers if it has no others."""
+    values = np.asarray(scan.as_tensor()[0])
+    if np.abs(values).max() < 32768 and np.array_equal(values, values.round()):
+        values = values.astype(np.int16)
+    image = nib.Nifti1Image(values, np.asarray(scan.affine, dtype=np.float64))
+    image.header.set_xyzt_units("mm")
+    nib.save(image, path)

@@ -24,6 +24,7 @@ from zerotumor.volumes import read_scan
 from . import answers
 from .engine import Engine
 from .history import Histories, History, unpack
+from .labels import LABELS
 from .options import RefineOptions, checked, refuse
 
 UNNAMED = re.compile(r"(segment|segmentation|label|mask|lesion|tumou?r)?[\s_-]*\d*", re.IGNORECASE)
@@ -39,7 +40,7 @@ class TumorRefine(InferTask):
     ) -> None:
         super().__init__(
             type=InferType.DEEPGROW,
-            labels={"lesion": 1},
+            labels=LABELS,  # of no account to the mask, but OHIF corrects the segment that is chosen among them
             dimension=3,
             description="Click inside what is missing and outside what is too much",
             config={"prompt": "", "method": list(METHODS), "modality": ["auto", "CT", "MR"], "undo": False,
@@ -75,7 +76,7 @@ class TumorRefine(InferTask):
         """
         started = time.perf_counter()
         options = checked(RefineOptions, request)
-        path = self.engine.image_path(request.get("image"))
+        path = self.engine.image_path(options.dicom_folder or request.get("image"))
         digest, encoded, encoding = self.engine.encoded(path, options.method, options.stated_modality)
         shape = tuple(encoded.scan.shape[1:])
         clicks = clicks_of(options)
@@ -170,7 +171,16 @@ class TumorRefine(InferTask):
 
 
 def clicks_of(options: RefineOptions) -> tuple[Click, ...]:
-    """Clicks of a request. Viewers send inside and outside apart, without their order; each list is in order itself."""
+    """Clicks of a request. Viewers send inside and outside apart, without their order; each list is in order itself.
+
+    Raises:
+        HTTPException: a click is both. OHIF sends the clicks outside as both while `background` is the chosen segment.
+    """
+    both = set(options.foreground) & set(options.background)
+    if both:
+        raise refuse(
+            f"the click {min(both)} is both inside and outside: choose the lesion's segment again, and run then"
+        )
     inside = [Click(tuple(i), True) for i in options.foreground]
     return (*inside, *(Click(tuple(i), False) for i in options.background))
 

@@ -44,7 +44,7 @@ class Tumor(InferTask):
         """
         started = time.perf_counter()
         options = checked(TumorOptions, request)
-        path = self.engine.image_path(request.get("image"))
+        path = self.engine.image_path(options.dicom_folder or request.get("image"))
         digest, encoded, encoding = self.engine.encoded(path, options.method, options.stated_modality)
         model = self.engine.model(options.method)
         text = prompts_of(options.label_prompt) if options.label_prompt else options.prompt
