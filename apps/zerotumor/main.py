@@ -82,6 +82,7 @@ class ZeroTumorApp(MONAILabelApp):
         from lib.engine import Engine
         from lib.history import Histories
         from lib.refine import TumorRefine
+        from lib.scribbles import Scribbles
         from lib.tumor import Tumor
 
         models = self.conf.get("models")
@@ -89,7 +90,11 @@ class ZeroTumorApp(MONAILabelApp):
         engine = Engine(Path(models) if models else None, share, self.image_roots)
         histories = Histories(self.state / "clicks")
         push = getattr(self.datastore(), "push", None)
-        return {"tumor": Tumor(engine, histories, push), "tumor_refine": TumorRefine(engine, histories, push)}
+        return {
+            "tumor": Tumor(engine, histories, push),
+            "tumor_refine": TumorRefine(engine, histories, push),
+            "Histogram+GraphCut": Scribbles(engine),
+        }
 
     def init_trainers(self) -> dict:
         from lib.trainer import TrainTumor

@@ -1,11 +1,11 @@
 """Real servers for the end-to-end tests: Orthanc with two series, the app over it, a browser."""
 
 import os
-import socket
 import sys
 from pathlib import Path
 
 import pytest
+from servers import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -16,12 +16,6 @@ from serve import monai_label, orthanc, store
 from zerotumor.phantom import generate
 
 CHROMIUM = ("/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome")
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +31,8 @@ def series(tmp_path_factory) -> dict[str, Path]:
     """A CT (real, if the data folder is there; else a phantom) and an MR phantom, as DICOM."""
     folder = tmp_path_factory.mktemp("series")
     data = [os.environ.get("ZEROTUMOR_DATA"), ROOT.parent / "shared" / "data"]
-    real = next((Path(d) / "dicom" / "crlm_ct" for d in data if d and (Path(d) / "dicom" / "crlm_ct").is_dir()), None)
+    slices = [f for d in data if d for f in sorted((Path(d) / "dicom" / "crlm_ct").rglob("*.dcm"))]
+    real = slices[0].parent if slices else None
     if real is None:
         phantom = generate(6_000_001, category="liver tumor", modality="CT", shape=(96, 96, 64),
                            spacing=(3.3, 3.3, 5.0), difficulty=0.0)  # fmt: skip
@@ -60,6 +55,15 @@ def server(tmp_path_factory, archive):
     folder = tmp_path_factory.mktemp("server")
     with monai_label(folder, f"{archive[0]}/dicom-web", free_port(), {"state": str(folder / "state")}) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def uid(series) -> dict[str, str]:
+    """SeriesInstanceUIDs by modality."""
+    import pydicom
+
+    first = {modality: next(f for f in sorted(folder.rglob("*")) if f.is_file()) for modality, folder in series.items()}
+    return {m: str(pydicom.dcmread(f, stop_before_pixels=True).SeriesInstanceUID) for m, f in first.items()}
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,17 @@
 """Stock OHIF in a real browser, the app, and Orthanc: type a prompt, see the mask, click, see it change."""
 
+import io
 import json
+import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import nrrd
 import numpy as np
 import pytest
+import requests
+from monai.data import MetaTensor
+from monai.transforms import Orientation
+from PIL import Image
 
 from zerotumor.pipeline import segment_scan
 from zerotumor.report import as_mask
@@ -14,65 +19,85 @@ from zerotumor.segmenter import load
 from zerotumor.volumes import read_scan
 
 PROMPT = "liver tumor; tumor"
+PATIENCE = 240_000
+"""Milliseconds until an element or an answer must be there; a busy machine paints slowly."""
+OPTIONS, RUN, RUN_POINTS = (
+    "Options / Configurations",
+    'button[title="Run Segmentation"]',
+    'button[title="Run PointPrompts"]',
+)
 
 
 @pytest.fixture
-def page(browser, server, archive):
-    """The MONAI Label mode of OHIF on the CT, connected; nothing but this machine can be reached."""
+def viewer(browser, server):
+    """A browser's page that reaches nothing but this machine."""
     context = browser.new_context(viewport={"width": 1500, "height": 900})
     context.route("**/*", lambda route: route.continue_()
                   if urlsplit(route.request.url).hostname in ("127.0.0.1", None) else route.abort())  # fmt: skip
-    opened = context.new_page()
-    opened.set_default_timeout(120_000)
-    opened.goto(f"{server}/ohif/monai-label?StudyInstanceUIDs={archive[1]['CT']}", wait_until="domcontentloaded")
-    opened.wait_for_selector("#monailabelServerURL")
-    opened.wait_for_timeout(8000)
-    hide = opened.get_by_text("Confirm and Hide")
-    if hide.count():
-        hide.first.click()
-    opened.locator(".settingsTable button.actionButton").click()
-    opened.wait_for_selector('label:has-text("Auto-Segmentation")')
-    opened.wait_for_timeout(2000)
-    yield opened
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE)
+    yield page
     context.close()
 
 
-def painted(page) -> bytes:
-    """What the viewports show now."""
-    return page.locator(".viewport-wrapper, [data-cy='viewport-grid'], .cornerstone-canvas").first.screenshot()
+@pytest.fixture
+def page(viewer, server, archive):
+    """The MONAI Label mode of OHIF on the CT, connected and painted."""
+    viewer.goto(f"{server}/ohif/monai-label?StudyInstanceUIDs={archive[1]['CT']}", wait_until="domcontentloaded")
+    viewer.locator("#monailabelServerURL").fill(server)
+    wait_until(viewer, lambda: brightness(viewer) > 5, "OHIF paints the scan")
+    hide_notice(viewer)
+    viewer.locator(".settingsTable button.actionButton").click()
+    viewer.wait_for_selector('label:has-text("Auto-Segmentation")')
+    viewer.locator(".modelSelector select").first.wait_for()
+    return viewer
 
 
-def test_a_prompt_typed_in_ohif_paints_the_command_lines_mask(page, series, pictures, tmp_path):
-    page.screenshot(path=pictures / "ohif_connected.png")
-    before = page.screenshot()
-    page.locator(".modelSelector select").first.select_option("tumor")
-    page.get_by_text("Options", exact=False).first.click()
-    page.wait_for_timeout(1000)
-    page.screenshot(path=pictures / "ohif_options.png")
-    field = page.locator("input[type=text]").filter(has_not=page.locator("#monailabelServerURL"))
-    for k in range(field.count()):
-        if field.nth(k).input_value() == "tumor":
-            field.nth(k).fill(PROMPT)
-            break
-    else:
-        pytest.fail("the options show no field that holds the default prompt")
-    page.screenshot(path=pictures / "ohif_prompt.png")
-    for name in ("Save", "Confirm", "OK", "Close"):
-        button = page.get_by_role("button", name=name)
-        if button.count():
-            button.first.click()
-            break
-    with page.expect_response(lambda r: "/infer/tumor" in r.url) as answered:
-        page.locator('button[title="Run Segmentation"]').first.click()
-    response = answered.value
-    assert response.ok and PROMPT in (response.request.post_data or "")
-    page.wait_for_timeout(4000)
-    page.screenshot(path=pictures / "ohif_segmentation.png")
-    assert page.screenshot() != before
-    (tmp_path / "seen.nrrd").write_bytes(part_of(response.body(), response.headers["content-type"]))
-    seen = nrrd.read(str(tmp_path / "seen.nrrd"))[0]
-    own = as_mask(segment_scan(load(), read_scan(series["CT"]), PROMPT).masks).numpy() > 0
-    assert same(seen > 0, own), "the mask in OHIF must be the command line's, voxel by voxel"
+def wait_until(page, holds, what: str) -> None:
+    """Until `holds()` is true; fails after a while with what was waited for."""
+    for _ in range(PATIENCE // 1000):
+        if holds():
+            return
+        page.wait_for_timeout(1000)
+    pytest.fail(f"waited in vain until {what}")
+
+
+def pixels(page) -> np.ndarray:
+    """The viewports as (height, width, 3), without the text in their corners."""
+    picture = Image.open(io.BytesIO(page.locator("[data-cy='viewport-grid']").screenshot())).convert("RGB")
+    array = np.asarray(picture, dtype=int)
+    return array[array.shape[0] // 8 : -array.shape[0] // 8]
+
+
+def brightness(page) -> float:
+    return float(pixels(page).min(-1).mean())
+
+
+def painted(page) -> int:
+    """Pixels in colour: a scan is gray, a segment is not."""
+    values = pixels(page)
+    return int((values.max(-1) - values.min(-1) > 50).sum())
+
+
+def hide_notice(page) -> None:
+    """OHIF's notice lies over the pictures until it is confirmed."""
+    hide = page.locator('[data-cy="confirm-and-hide-button"]')
+    if hide.count() and hide.first.is_visible():
+        hide.first.click()
+
+
+def choose_prompt(page, text: str) -> None:
+    """Type into the options of the task `tumor`."""
+    page.get_by_text(OPTIONS).first.click()
+    page.locator("tr", has=page.get_by_text("prompt", exact=True)).locator("input").first.fill(text)
+
+
+def run(page, button: str, task: str):
+    """Press Run; returns the answer of the server."""
+    with page.expect_response(lambda r: urlsplit(r.url).path.endswith(f"/infer/{task}")) as answered:
+        page.locator(button).first.click()
+    assert answered.value.ok, answered.value.text()[:500]
+    return answered.value
 
 
 def part_of(body: bytes, content_type: str) -> bytes:
@@ -83,32 +108,82 @@ def part_of(body: bytes, content_type: str) -> bytes:
     return next(p.split(b"\r\n\r\n", 1)[1].rstrip(b"\r\n") for p in body.split(mark) if b"NRRD0" in p)
 
 
-def same(a: np.ndarray, b: np.ndarray) -> bool:
-    """Equal up to the order in which the two readers count slices, rows and columns."""
-    flips = [tuple(x for x, on in enumerate(bits) if on) for bits in np.ndindex(2, 2, 2)]
-    return a.shape == b.shape and any(np.array_equal(np.flip(a, f), b) for f in flips)
+def mask_in(response, folder: Path) -> np.ndarray:
+    """Labels of a reply (X, Y, Z), RAS."""
+    path = folder / "seen.nrrd"
+    path.write_bytes(part_of(response.body(), response.headers["content-type"]))
+    return Orientation(axcodes="RAS", labels=None)(read_scan(path, labels=True))[0].numpy()
 
 
-def test_a_click_in_ohif_changes_the_mask(page, pictures):
+def test_a_prompt_typed_in_ohif_paints_the_command_lines_mask(page, series, pictures, tmp_path):
+    page.screenshot(path=pictures / "ohif_connected.png")
+    choose_prompt(page, PROMPT)
+    page.screenshot(path=pictures / "ohif_options.png")
+    page.get_by_role("button", name="Confirm", exact=True).click()
+    before = painted(page)
+    response = run(page, RUN, "tumor")
+    assert PROMPT in (response.request.post_data or "")
+    scan = read_scan(series["CT"])
+    own = MetaTensor(as_mask(segment_scan(load(), scan, PROMPT).masks)[None], affine=scan.affine)
+    own = Orientation(axcodes="RAS", labels=None)(own)[0].numpy()
+    assert np.array_equal(mask_in(response, tmp_path) > 0, own > 0), "must be the command line's, voxel by voxel"
+    assert own.any(), "with nothing found, nothing is compared"
+    wait_until(page, lambda: painted(page) > before + 100, "the mask is painted")
+    page.screenshot(path=pictures / "ohif_segmentation.png")
+
+
+def test_a_click_in_ohif_changes_the_mask_where_it_was_made(page, pictures, tmp_path):
     page.locator('label:has-text("Point Prompts")').click()
-    page.wait_for_timeout(1000)
-    page.screenshot(path=pictures / "ohif_points.png")
-    selects = page.locator(".modelSelector select")
-    for k in range(selects.count()):
-        if "tumor_refine" in selects.nth(k).locator("option").all_inner_texts():
-            selects.nth(k).select_option("tumor_refine")
-    page.wait_for_timeout(500)
+    rows = page.locator(".tab:has(#tab-3) tr.clickable-row")
+    rows.filter(has=page.get_by_text("liver tumor", exact=True)).first.click()
+    page.wait_for_timeout(1000)  # the tool that takes clicks is made active
     box = page.locator("canvas").first.bounding_box()
-    page.mouse.click(box["x"] + box["width"] * 0.45, box["y"] + box["height"] * 0.45)
+    x, y = box["x"] + 0.4 * box["width"], box["y"] + 0.5 * box["height"]
+    page.mouse.click(x, y)
     page.wait_for_timeout(1000)
     page.screenshot(path=pictures / "ohif_clicked.png")
-    with page.expect_response(lambda r: "/infer/tumor_refine" in r.url) as answered:
-        page.locator('button[title="Run Segmentation"], button:has-text("Run")').last.click()
-    assert answered.value.ok, answered.value.text()[:500]
-    assert json.dumps("foreground") in (answered.value.request.post_data or "")
-    page.wait_for_timeout(3000)
+    response = run(page, RUN_POINTS, "tumor_refine")
+    clicks = json.loads(re.search(r"\{.*\}", response.request.post_data).group())["foreground"]
+    assert len(clicks) == 1
+    assert (mask_in(response, tmp_path) > 0).any()
+    page.get_by_text("Clear All Points").click()
+
+    def coloured() -> bool:
+        spot = page.screenshot(clip={"x": x - 2, "y": y - 2, "width": 5, "height": 5})
+        values = np.asarray(Image.open(io.BytesIO(spot)).convert("RGB"), dtype=int)
+        return bool((values.max(-1) - values.min(-1) > 15).mean() > 0.5)
+
+    wait_until(page, coloured, "the place of the click is painted")
     page.screenshot(path=pictures / "ohif_refined.png")
 
 
-def test_the_pictures_are_there(pictures: Path):
-    assert {"ohif_connected.png", "ohif_segmentation.png"} <= {f.name for f in pictures.iterdir()}
+def test_a_class_chosen_in_ohif_is_a_prompt(page, pictures):
+    page.locator('label:has-text("Class Prompts")').click()
+    row = page.locator(".tab:has(#tab-4) tr").filter(has=page.get_by_text("kidney cyst", exact=True))
+    row.locator("input[type=checkbox]").first.check(force=True)
+    page.screenshot(path=pictures / "ohif_class.png")
+    response = run(page, 'button[title="Run Segmentation VISTA"]', "tumor")
+    assert "label_prompt" in (response.request.post_data or "")
+
+
+def test_dicom_seg_and_rtstruct_stored_in_the_archive_are_shown_by_ohif(viewer, server, archive, uid, pictures):
+    for kind in ("dicom-seg", "rtstruct"):
+        options = {"prompt": PROMPT, "format": kind, "push": True}
+        answer = requests.post(
+            f"{server}/infer/tumor?image={uid['CT']}&output=json", data={"params": json.dumps(options)}
+        )
+        assert answer.ok, answer.text
+    for modality in ("SEG", "RTSTRUCT"):
+        viewer.goto(f"{server}/ohif/viewer?StudyInstanceUIDs={archive[1]['CT']}", wait_until="domcontentloaded")
+        wait_until(viewer, lambda: brightness(viewer) > 5, "OHIF paints the scan")
+        hide_notice(viewer)
+        entry = viewer.locator('[data-cy="study-browser-thumbnail-no-image"]').filter(has_text=modality)
+        entry.first.dblclick()
+        viewer.get_by_role("button", name="Yes", exact=True).click()
+        viewer.locator('[data-cy="panelSegmentation-btn"]').click()
+        names = viewer.get_by_text("liver tumor", exact=True)
+        names.last.wait_for()
+        before = painted(viewer)
+        names.last.click()  # goes to the middle of the segment
+        wait_until(viewer, lambda before=before: painted(viewer) > before + 50, f"OHIF paints the {modality}")
+        viewer.screenshot(path=pictures / f"ohif_{modality.lower()}.png")

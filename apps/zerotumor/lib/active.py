@@ -12,6 +12,7 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 
 from zerotumor.metrics import dice
+from zerotumor.segmenter import METHODS
 from zerotumor.volumes import read_scan
 
 from .archive import facts_of
@@ -33,7 +34,9 @@ class UncertaintyScoring(ScoringMethod):
         images = sorted(datastore.get_unlabeled_images(DefaultLabelTag.FINAL))
         scored, failed = {}, {}
         for image in images[: int(request.get("max_samples") or len(images))]:
-            options = {k: request[k] for k in ("method", "modality") if k in request}
+            options = {"modality": request["modality"]} if "modality" in request else {}
+            if request.get("method") in METHODS:  # in such a request MONAI Label writes the scoring's own name there
+                options["method"] = request["method"]
             try:
                 options |= {**facts_of(image, datastore), "image": datastore.get_image_uri(image), "prompt": prompt}
                 _, reply = self.infer(options)

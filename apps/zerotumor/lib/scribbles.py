@@ -1,0 +1,58 @@
+"""Scribbles in 3D Slicer: MONAI Label's own likelihood and graph cut, for CT and MR.
+
+Wang et al., "Interactive medical image segmentation using deep learning with image-specific fine tuning" (IEEE TMI 2018),
+equations 5 and 7, as MONAI Label implements them.
+"""
+
+from __future__ import annotations
+
+from monai.data import MetaTensor
+from monai.transforms import Lambdad
+from monai.utils import convert_to_dst_type
+from monailabel.scribbles.infer import HistogramBasedGraphCut
+
+from zerotumor.errors import ScanError
+from zerotumor.transforms import ModalityError, decide_modality, normalize
+from zerotumor.volumes import read_scan
+
+from .engine import Engine
+from .options import Options, checked, refuse
+
+SPACING = (2.5, 2.5, 5.0)
+"""Grid of the graph cut, mm: MONAI Label's own, which takes seconds."""
+
+
+class Scribbles(HistogramBasedGraphCut):
+    """Likelihood from histograms of what was scribbled on. MONAI Label's other one, by Gaussian mixtures, needs CUDA."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(description="Scribble inside and outside of the lesion", pix_dim=SPACING)
+        self.engine = engine
+
+    def __call__(self, request: dict) -> tuple[str | None, dict]:
+        """A request with `label`, the uploaded scribbles (2 background, 3 foreground) -> the mask's file and the reply.
+
+        Raises:
+            HTTPException: with one sentence, for whatever cannot be answered.
+        """
+        options = checked(Options, request)
+        image, label = (str(self.engine.image_path(request.get(k))) for k in ("image", "label"))
+        try:
+            scan, scribbles = read_scan(image), read_scan(label, labels=True)
+            modality = decide_modality(scan, user=options.stated_modality)
+        except (ScanError, ModalityError) as error:
+            raise refuse(str(error), 422) from None
+        if scribbles.shape != scan.shape:
+            raise refuse("the scribbles do not lie on the scan's grid: draw them on this scan", 422)
+        drawn = set(scribbles.unique().int().tolist())
+        if self.scribbles_fg_label not in drawn or not (self.scribbles_bg_label in drawn or request.get("roi")):
+            raise refuse("draw at least one scribble inside the lesion, and one outside or a region of interest")
+        return super().__call__({**request, "image": image, "label": label, "modality": modality})
+
+    def pre_transforms(self, data: dict) -> list:
+        """As MONAI Label's, with the methods' intensities in place of a window of Hounsfield units."""
+
+        def scaled(image: MetaTensor) -> MetaTensor:
+            return convert_to_dst_type(normalize(image, data["modality"])[1:], image)[0]
+
+        return [*super().pre_transforms(data)[:-1], Lambdad("image", func=scaled)]
