@@ -61,6 +61,19 @@ class ZeroTumorApp(MONAILabelApp):
         sessions = self.sessions()
         return roots + ([Path(sessions.store_path)] if sessions else [])
 
+    def init_datastore(self):
+        from lib.store import Folder
+        from monailabel.config import settings
+
+        if self.studies.startswith(("http://", "https://")):
+            return super().init_datastore()
+        return Folder(
+            self.studies,
+            extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT,
+            auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
+            read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
+        )
+
     def init_remote_datastore(self):
         from lib.archive import Archive
         from monailabel.datastore.dicom import DICOMWebDatastore

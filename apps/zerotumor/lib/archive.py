@@ -38,14 +38,14 @@ from zerotumor.vocabulary import LESIONS
 from zerotumor.volumes import read_scan
 
 from .options import refuse
+from .store import Folder
 
 logger = logging.getLogger(__name__)
 MODALITIES = ("CT", "MR")
 UID = re.compile(r"[0-9]+(\.[0-9]+)*")
-TAG = re.compile(r"[A-Za-z0-9_-]{1,40}")
 
 
-class Archive(DICOMWebDatastore):
+class Archive(DICOMWebDatastore, Folder):
     """`MONAI_LABEL_DICOMWEB_SEARCH_FILTER` still narrows what is offered; its modality counts only if it is not CT, which
     is MONAI Label's default and not a wish."""
 
@@ -176,8 +176,6 @@ class Archive(DICOMWebDatastore):
         Raises:
             HTTPException: the label does not lie on the scan's grid, or the archive refuses it; nothing saved is lost.
         """
-        if not TAG.fullmatch(label_tag):
-            raise refuse("the tag of a label is a word of letters, digits, - and _, such as final")
         info = dict(label_info) if isinstance(label_info, dict) else {}
         image = self.get_image_uri(image_id)
         try:
@@ -192,7 +190,7 @@ class Archive(DICOMWebDatastore):
             raise refuse(str(error).replace(label_filename, "the label"), 422) from None
         except ServerError as error:
             raise refuse(str(error), 502) from None
-        return LocalDatastore.save_label(self, image_id, label_filename, label_tag, info)
+        return Folder.save_label(self, image_id, label_filename, label_tag, info)
 
     def _segmentation(self, image_id: str, labels: MetaTensor, given: object) -> Dataset | None:
         """A label map (1, X, Y, Z) as DICOM SEG, one segment a value; None if it is empty."""

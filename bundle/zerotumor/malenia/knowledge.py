@@ -22,6 +22,8 @@ STATED, TYPICAL = 0.5, 0.15
 """Exponents of an attribute's match: one that the user wrote, and one that is merely usual for the named lesion."""
 PLACE = 0.5
 """Exponent of the location's match."""
+CONFIDENCE = 0.5
+"""Exponent of objectness: the lesion prior says of every voxel once more whether there is a lesion."""
 UNKNOWN_TEXT = 0.05
 """Temperature that turns cosine similarities of unknown text to attribute texts into a distribution."""
 
@@ -64,16 +66,16 @@ def wanted(prompt: Prompt, model: Malenia) -> tuple[Tensor, dict[str, float]]:
 def prompt_scores(model: Malenia, features: Mapping[str, Tensor], prompts: Sequence[Prompt]) -> Tensor:
     """Score of every token for every prompt, (B, N, P) in 0..1.
 
-    Objectness times, for each attribute the prompt speaks of, how probable the wanted values are next to the token's most
-    probable value, to the power of how much the user meant it. A token that agrees loses nothing, so scores of prompts that
-    say much and of prompts that say nothing ("tumor": objectness alone) are on one scale.
+    The root of objectness times, for each attribute the prompt speaks of, how probable the wanted values are next to the
+    token's most probable value, to the power of how much the user meant it. A token that agrees loses nothing, so scores of
+    prompts that say much and of prompts that say nothing ("tumor": objectness alone) are on one scale.
     """
     values, objectness = features["values"], features["objectness"]
     scores = []
     for prompt in prompts:
         row, exponents = wanted(prompt, model)
         row = row.to(values)
-        score = objectness
+        score = objectness**CONFIDENCE
         for name, exponent in exponents.items():
             part = SLICES[name]
             wanted_values = row[part]

@@ -51,8 +51,8 @@ class Malenia(Segmenter):
     Args:
         channels, mask_channels: of the backbone. dim: C. tokens: N. heads: attention heads. fusion_depth: layers of
         knowledge injection. text_dim: width of the text encoder. spacing: mm of the grid the network works on.
-        patch: edge of the training patch and the inference window, in voxels. theta: score under which a token is
-        not painted.
+        patch: edge of the training patch and the inference window, in voxels. theta: probability from which a voxel is
+        painted.
     """
 
     def __init__(
@@ -151,20 +151,20 @@ class Malenia(Segmenter):
     def segment(self, features: dict[str, Tensor], prompts: Sequence[Prompt]) -> Segmentation:
         """One channel a prompt from `encode_image`'s answer.
 
-        A token is painted for a prompt if its score (is it a lesion, do its attributes and place fit the words) is at
-        least theta; below, its logits sink with the score.
+        A voxel's probability is that of being lesion at all, times how well the tokens that it belongs to fit the prompt
+        (are they lesions, do their attributes and place fit the words). Its logit is counted from theta. Maps of tokens
+        are shares of a voxel, as where masks are made from queries without a threshold each (MaskFormer's inference).
         """
         scores = prompt_scores(self, features, prompts)  # (B, N, P)
-        gate = (torch.logit(scores, eps=1e-4) - torch.logit(scores.new_tensor(self.theta))).clamp_max(0)
-        # A voxel must look like a lesion to the dense prior too: tokens draw wholes, and their borders run over.
-        masks = torch.minimum(features["masks"], features["prior"])
-        logits = torch.stack([(masks + 2 * g[..., None, None, None]).amax(1) for g in gate.unbind(-1)], 1)
-        ranking = torch.stack([(masks.sigmoid() * s[..., None, None, None]).amax(1) for s in scores.unbind(-1)], 1)
+        shares = features["masks"].float().clamp(-6, 6).softmax(1)
+        fit = torch.einsum("bnxyz,bnp->bpxyz", shares, scores.float())
+        probabilities = features["prior"].float().sigmoid() * fit
+        threshold = torch.logit(scores.new_tensor(self.theta, dtype=torch.float32))
         return Segmentation(
-            logits=logits,
-            scores=scores.amax(1),
+            logits=torch.logit(probabilities, eps=1e-6) - threshold,
+            scores=probabilities.flatten(2).amax(-1),
             attributes=describe(features["values"], scores),
-            extras={"ungated": ranking, "token_scores": scores},
+            extras={"token_scores": scores},
         )
 
     # ---- training ---------------------------------------------------------------------------------------------------

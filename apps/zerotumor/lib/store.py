@@ -1,0 +1,102 @@
+"""Labels that are never lost: a folder of scans as datastore, and what the archive's shares with it.
+
+MONAI Label's own copies a label over the old one and rewrites its index in place (so that a full disk takes both), and uses
+the tag of a request as the name of a folder.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+from monailabel.datastore.local import DataModel, LocalDatastore
+
+from zerotumor.errors import ScanError
+from zerotumor.volumes import read_scan, write_atomically
+
+from .options import refuse
+
+logger = logging.getLogger(__name__)
+TAG = re.compile(r"[A-Za-z0-9_-]{1,40}")
+
+
+class Folder(LocalDatastore):
+    """A folder of scans. Labels and index appear whole or not at all, and what was saved before stays till then."""
+
+    def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict) -> str:
+        """Keep a label of an image; returns the label's id.
+
+        Raises:
+            HTTPException: 400 the tag is no word; 404 there is no such image; 422 the label cannot be read; 507 it cannot be
+                written; the label saved before is still there.
+        """
+        if not TAG.fullmatch(label_tag):
+            raise refuse("the tag of a label is a word of letters, digits, - and _, such as final")
+        entry = self._datastore.objects.get(image_id)
+        if entry is None:
+            raise refuse(f"there is no image {image_id[:100]!r} in the datastore: ask for /datastore/?output=all", 404)
+        try:
+            read_scan(label_filename, labels=True)
+        except ScanError as error:
+            raise refuse(str(error).replace(str(label_filename), "the label"), 422) from None
+        _, extension = self._to_id(os.path.basename(label_filename))
+        path = Path(self._datastore.label_path(label_tag)) / self._filename(image_id, extension)
+        info = {**(label_info or {}), "ts": int(time.time()), "name": path.name}
+        with FileLock(self._lock_file):
+            self._write(lambda: put(Path(label_filename), path))
+            before = entry.labels.get(label_tag)
+            entry.labels[label_tag] = DataModel(info=info, ext=extension)
+            try:
+                self._write(lambda: self._update_datastore_file(lock=False))
+            except Exception:
+                entry.labels.pop(label_tag) if before is None else entry.labels.update({label_tag: before})
+                raise
+        return image_id
+
+    @staticmethod
+    def _write(action: Callable[[], None]) -> None:
+        try:
+            action()
+        except (OSError, ScanError) as error:
+            logger.warning(f"a label was not saved: {error}")
+            raise refuse(
+                "the label was not saved, because the disk is full or locked: make room and save again", 507
+            ) from None
+
+    def _update_datastore_file(self, lock: bool = True) -> None:
+        """As MONAI Label's, through a temporary file."""
+        target = Path(self._datastore_config_path)
+        text = self._datastore.model_dump_json(exclude={"base_path"}, indent=2)
+
+        def write() -> None:
+            self._ignore_event_config = True  # MONAI Label watches the file for changes by others
+            write_atomically(target, lambda temporary: temporary.write_text(text))
+            self._config_ts = target.stat().st_mtime
+
+        if not lock:
+            return write()
+        with FileLock(self._lock_file):
+            write()
+
+
+def put(source: Path, target: Path) -> None:
+    """Copy a file so that the target is the old one or the whole new one, never a part.
+
+    The temporary name has no suffix: MONAI Label watches the folder, and would take it for a label.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".saving-")
+    os.close(handle)
+    try:
+        shutil.copyfile(source, temporary)
+        os.replace(temporary, target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,89 @@
+"""Labels that are saved, and a disk that is full: a real limit of the operating system on what a process may write."""
+
+import json
+import resource
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "apps" / "zerotumor"))
+from lib.compat import import_without_torchvision
+
+import_without_torchvision()
+from fastapi import HTTPException
+from lib.store import Folder
+
+
+def label(path, voxels):
+    nib.save(nib.Nifti1Image(voxels.astype(np.uint8), np.eye(4)), path)
+    return str(path)
+
+
+@pytest.fixture
+def store(tmp_path):
+    nib.save(nib.Nifti1Image(np.zeros((40, 40, 40), np.int16), np.eye(4)), tmp_path / "scan.nii.gz")
+    return Folder(str(tmp_path))
+
+
+@pytest.fixture
+def small_disk():
+    """From when it is called, no file of this process can grow beyond some bytes; as before at the end."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def saved(store, tmp_path):
+    index = json.loads((tmp_path / "datastore_v2.json").read_text())
+    return np.asarray(nib.load(tmp_path / "labels" / "final" / "scan.nii.gz").dataobj), index
+
+
+def test_a_label_and_what_was_said_of_it_are_kept(store, tmp_path_factory, tmp_path):
+    voxels = np.eye(40)[None].repeat(40, 0)
+    store.save_label("scan", label(tmp_path_factory.mktemp("in") / "a.nii.gz", voxels), "final", {"prompt": "cyst"})
+    kept, index = saved(store, tmp_path)
+    assert np.array_equal(kept, voxels)
+    assert index["objects"]["scan"]["labels"]["final"]["info"]["prompt"] == "cyst"
+    assert store.get_labeled_images() == ["scan"] and store.get_unlabeled_images() == []
+
+
+@pytest.mark.parametrize("room", [100, 2000])
+def test_a_full_disk_loses_nothing_saved_before(store, tmp_path_factory, tmp_path, small_disk, room):
+    folder = tmp_path_factory.mktemp("in")
+    first, second = np.zeros((40, 40, 40)), np.random.default_rng(0).integers(0, 2, (40, 40, 40))
+    first[3:9] = 1
+    store.save_label("scan", label(folder / "a.nii.gz", first), "final", {"prompt": "first"})
+    large = label(folder / "b.nii.gz", second)
+    small_disk(room)
+    with pytest.raises(HTTPException) as refused:
+        store.save_label("scan", large, "final", {"prompt": "second", "note": "x" * 3000})
+    assert refused.value.status_code == 507 and "not saved" in refused.value.detail
+    small_disk(resource.RLIM_INFINITY)
+    kept, index = saved(store, tmp_path)
+    assert np.array_equal(kept, first)
+    assert index["objects"]["scan"]["labels"]["final"]["info"]["prompt"] == "first"
+    assert not list(tmp_path.rglob(".saving-*")) and not list(tmp_path.rglob(".writing-*"))
+    store.save_label("scan", large, "final", {"prompt": "second"})
+    assert np.array_equal(saved(store, tmp_path)[0], second)
+
+
+@pytest.mark.parametrize(
+    ("image", "tag", "status"), [("scan", "../../up", 400), ("scan", "", 400), ("other", "final", 404)]
+)
+def test_tags_are_words_and_images_are_known(store, tmp_path_factory, tmp_path, image, tag, status):
+    path = label(tmp_path_factory.mktemp("in") / "a.nii.gz", np.ones((40, 40, 40)))
+    with pytest.raises(HTTPException) as refused:
+        store.save_label(image, path, tag, {})
+    assert refused.value.status_code == status
+    assert not list(tmp_path.parent.glob("up*"))
+
+
+def test_a_damaged_label_is_refused(store, tmp_path_factory):
+    path = Path(label(tmp_path_factory.mktemp("in") / "a.nii.gz", np.ones((40, 40, 40))))
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(HTTPException) as refused:
+        store.save_label("scan", str(path), "final", {})
+    assert refused.value.status_code == 422
