@@ -1,12 +1,14 @@
 """How fast things are on this machine: phantoms a second and core, a 256 x 256 x 128 CT from scan to mask, the same through
 the MONAI Label server.
 
-python scripts/benchmark.py --phantoms --segment --server
+python scripts/benchmark.py --phantoms --segment --server --out bundle/docs/speed.md
 """
 
 from __future__ import annotations
 
 import json
+import os
+import platform
 import statistics
 import sys
 import tempfile
@@ -29,17 +31,19 @@ from serve import monai_label
 from zerotumor.phantom import BODIES, Phantom, generate
 from zerotumor.pipeline import encode_scan, segment_scan
 from zerotumor.segmenter import load
+from zerotumor.volumes import write_atomically
 
 SPACING = (1.4, 1.4, 2.5)
+Figures = tuple[tuple[str, str], list[tuple[str, str]]]
+"""Headings, and rows of a name and a figure."""
 console = Console()
 
 
-def phantom_rates(edge: int, spacing: float, count: int) -> Table:
+def phantom_rates(edge: int, spacing: float, count: int) -> Figures:
     """Samples a second of CPU time on one thread, by region; medians."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    out = Table("region", f"phantoms {edge}^3 a second and core")
-    rates = []
+    rows, rates = [], []
     for region in BODIES:
         seconds = []
         for seed in range(count + 1):
@@ -47,10 +51,10 @@ def phantom_rates(edge: int, spacing: float, count: int) -> Table:
             generate(seed, region=region, shape=(edge,) * 3, spacing=spacing)
             seconds.append(time.process_time() - started)
         rates.append(1 / statistics.median(seconds[1:]))
-        out.add_row(region, f"{rates[-1]:.1f}")
-    out.add_row("mean of regions", f"{statistics.harmonic_mean(rates):.1f}")
+        rows.append((region, f"{rates[-1]:.1f}"))
+    rows.append(("mean of regions", f"{statistics.harmonic_mean(rates):.1f}"))
     torch.set_num_threads(threads)
-    return out
+    return ("region", f"phantoms {edge}^3 a second and core"), rows
 
 
 def clinical_ct() -> Phantom:
@@ -58,25 +62,25 @@ def clinical_ct() -> Phantom:
     return generate(1, region="abdomen", modality="CT", category="healthy", shape=(256, 256, 128), spacing=SPACING)
 
 
-def segment_times() -> Table:
+def segment_times() -> Figures:
     """Seconds for a clinical-sized abdomen: first prompt, further prompt on kept features."""
     scan = MetaTensor(clinical_ct().image, affine=np.diag([*SPACING, 1.0]), meta={"modality": "CT"})
     model = load("malenia")
-    out = Table("256 x 256 x 128 CT", "seconds")
+    rows = []
     for name, prompt in (("one prompt", "liver tumor"), ("four prompts", "liver tumor; kidney tumor; cyst; sarcoma")):
         started = time.perf_counter()
         segment_scan(model, scan, prompt)
-        out.add_row(f"scan to masks, {name}", f"{time.perf_counter() - started:.1f}")
+        rows.append((f"scan to masks, {name}", f"{time.perf_counter() - started:.1f}"))
     encoded = encode_scan(model, scan)
     started = time.perf_counter()
     segment_scan(model, encoded, "renal cyst")
-    out.add_row("another prompt on kept features", f"{time.perf_counter() - started:.1f}")
-    return out
+    rows.append(("another prompt on kept features", f"{time.perf_counter() - started:.1f}"))
+    return ("256 x 256 x 128 CT", "seconds"), rows
 
 
-def server_times(port: int = 8765) -> Table:
+def server_times(port: int = 8765) -> Figures:
     """Seconds of requests to the app over loopback, the answer's file included."""
-    out = Table("256 x 256 x 128 CT through the server", "seconds")
+    rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "scans").mkdir()
@@ -92,8 +96,18 @@ def server_times(port: int = 8765) -> Table:
                 started = time.perf_counter()
                 asked = {"params": json.dumps({**options, "result_extension": ".nrrd"})}
                 requests.post(f"{url}/infer/{model}?image=ct&output=image", data=asked, timeout=600).raise_for_status()
-                out.add_row(what, f"{time.perf_counter() - started:.1f}")
-    return out
+                rows.append((what, f"{time.perf_counter() - started:.1f}"))
+    return ("256 x 256 x 128 CT through the server", "seconds"), rows
+
+
+def show(figures: Figures) -> str:
+    """Print as a table; returns it as Markdown."""
+    headings, rows = figures
+    table = Table(*headings)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    return "\n".join(f"| {' | '.join(row)} |" for row in (headings, ("---", "---"), *rows)) + "\n"
 
 
 def main(
@@ -103,17 +117,22 @@ def main(
     edge: Annotated[int, typer.Option(help="voxels of a phantom's edge")] = 64,
     spacing: Annotated[float, typer.Option(help="mm")] = 3.0,
     count: Annotated[int, typer.Option(help="phantoms a region")] = 8,
+    out: Annotated[Path | None, typer.Option(help="Markdown file for the tables")] = None,
 ) -> None:
     """Measure speed; all parts unless some are chosen."""
     chosen = {"phantoms": phantoms, "segment": segment, "server": server}
     if not any(chosen.values()):
         chosen = dict.fromkeys(chosen, True)
+    pages = []
     if chosen["phantoms"]:
-        console.print(phantom_rates(edge, spacing, count))
+        pages.append(show(phantom_rates(edge, spacing, count)))
     if chosen["segment"]:
-        console.print(segment_times())
+        pages.append(show(segment_times()))
     if chosen["server"]:
-        console.print(server_times())
+        pages.append(show(server_times()))
+    if out is not None:
+        head = f"# Speed\n\nWritten by `scripts/benchmark.py` on {os.cpu_count()} CPU cores ({platform.machine()}).\n"
+        write_atomically(out, lambda path: path.write_text("\n".join([head, *pages])))
 
 
 if __name__ == "__main__":
