@@ -91,14 +91,15 @@ def prompt_scores(model: Malenia, features: Mapping[str, Tensor], prompts: Seque
 def place_match(features: Mapping[str, Tensor], organs: Tensor) -> Tensor:
     """How probable it is that a token lies in, or borders on, one of the wanted organs (L,) -> (B, N) in 0..1.
 
-    Next to the most probable organ. The imaginary organ of training is left out: nothing in a patient lies there.
+    Next to the most probable organ. The imaginary organ of training stands for anatomy that is not recognized: as far as
+    a region looks like it, its place speaks neither for nor against the prompt.
     """
-    keep = torch.ones_like(organs)
-    keep[list(ORGANS).index("abstract")] = 0
+    imaginary = list(ORGANS).index("abstract")
     matches = []
     for region in (features["inside"], features["around"]):
-        known = region[..., 1:] * keep
-        matches.append((known * organs).amax(-1) / known.amax(-1).clamp_min(1e-6))
+        known, unknown = region[..., 1:].clone(), region[..., 1 + imaginary]
+        known[..., imaginary] = 0
+        matches.append(((known * organs).amax(-1) + unknown) / (known.amax(-1) + unknown).clamp_min(1e-6))
     return torch.maximum(*matches)
 
 

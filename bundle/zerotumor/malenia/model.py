@@ -151,13 +151,13 @@ class Malenia(Segmenter):
     def segment(self, features: dict[str, Tensor], prompts: Sequence[Prompt]) -> Segmentation:
         """One channel a prompt from `encode_image`'s answer.
 
-        A voxel's probability is that of being lesion at all, times how well the tokens that it belongs to fit the prompt
-        (are they lesions, do their attributes and place fit the words). Its logit is counted from theta. Maps of tokens
-        are shares of a voxel, as where masks are made from queries without a threshold each (MaskFormer's inference).
+        A voxel's probability is that of being lesion at all (the dense prior), times the best that a token which covers it
+        can say for the prompt (is it a lesion, do its attributes and place fit the words). Its logit is counted from theta.
+        The best and not the sum: several tokens may draw the same lesion, as they do.
         """
         scores = prompt_scores(self, features, prompts)  # (B, N, P)
-        shares = features["masks"].float().clamp(-6, 6).softmax(1)
-        fit = torch.einsum("bnxyz,bnp->bpxyz", shares, scores.float())
+        masks = features["masks"].float().sigmoid()
+        fit = torch.stack([(masks * s[..., None, None, None]).amax(1) for s in scores.float().unbind(-1)], 1)
         probabilities = features["prior"].float().sigmoid() * fit
         threshold = torch.logit(scores.new_tensor(self.theta, dtype=torch.float32))
         return Segmentation(
