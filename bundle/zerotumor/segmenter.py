@@ -74,6 +74,7 @@ class Method:
 
 METHODS = {
     "malenia": Method("zerotumor.malenia:Malenia", "model.pt"),
+    "zept": Method("zerotumor.zept:ZePT", "zept.pt"),
 }
 MODELS = Path(__file__).resolve().parents[1] / "models"
 
