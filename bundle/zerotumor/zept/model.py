@@ -74,6 +74,7 @@ class ZePT(Segmenter):
             self.backbone = ResidualPyramid(in_channels, channels, mask_channels)
         widths, masks = self.backbone.widths, self.backbone.mask_channels
         self.organs, self.tumors = len(self.classes.organs), len(self.classes.tumors)
+        self.whole_scan = ("limits",) if self.options.anomaly_range == "scan" else ()
         self.claimed = self.organs + (self.options.background == "learned")
         self.fundamental = FundamentalQueries(self.claimed, widths, heads)
         width = width or widths[0]
@@ -129,8 +130,8 @@ class ZePT(Segmenter):
         return anomaly_map(self.mask_norm(self.anomaly_head(queries)), mask)
 
     def shared(self, windows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Limits of the anomaly maps over all windows of a scan; nothing when each window is to have its own."""
-        if self.options.anomaly_range == "window" or not windows:
+        """Limits of the anomaly maps over all windows of a scan, from those of each; see `options.anomaly_range`."""
+        if not windows:
             return {}
         limits = torch.stack([w["limits"] for w in windows])
         return {"limits": torch.stack([limits[..., 0].amin(0), limits[..., 1].amax(0)], -1)}
