@@ -13,13 +13,15 @@ from torch import Tensor
 from ..attention import masks_of
 
 NOT_HERE = -4.0
-"""Anomaly, as a logit, that a tumor is given far from its host organs: a probability of 0.02."""
+"""The most anomaly, as a logit, that a tumor is given far from its host organs: a probability of 0.02."""
 
 
 def anomaly_map(queries: Tensor, features: Tensor) -> Tensor:
     """S = - max_n <Q_n, F(x)>: queries (B, N, d), a map (B, d, x, y, z) -> (B, 1, x, y, z)."""
-    # `max` and not `amax`: its gradient goes to one query a voxel, and costs a third.
-    return -masks_of(queries, features).max(1, keepdim=True).values
+    response = masks_of(queries, features)
+    # For a gradient `max` is the faster (it goes to one query a voxel), without one `amax`.
+    best = response.max(1, keepdim=True).values if response.requires_grad else response.amax(1, keepdim=True)
+    return -best
 
 
 def value_range(volume: Tensor) -> Tensor:
@@ -72,5 +74,9 @@ def host_gate(probabilities: Tensor, hosts: Tensor, reach: int = 2) -> Tensor:
 
 
 def limit(anomaly: Tensor, gate: Tensor) -> Tensor:
-    """The anomaly as each tumor sees it: (B, 1, X, Y, Z) near its hosts, `NOT_HERE` elsewhere -> like gate (B, K, ...)."""
-    return gate * anomaly + (1 - gate) * NOT_HERE
+    """The anomaly as each tumor sees it: no higher than the logit of a host's being near, which is at least `NOT_HERE`.
+
+    Args:
+        anomaly: (B, 1, X, Y, Z). gate: (B, K, X, Y, Z) in 0..1, of `host_gate`.
+    """
+    return torch.minimum(anomaly, torch.logit(gate, eps=1e-6).clamp_min(NOT_HERE))

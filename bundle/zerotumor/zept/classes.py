@@ -8,25 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ..datasets import EXTRA_ORGANS, ORGAN_LABELS
 from ..vocabulary import LESIONS, ORGANS
 
 ANY = "any lesion"
 """Our additional slot: a lesion of whatever kind, in whatever organ."""
-
-EXTRA_ORGANS: dict[str, str] = {
-    "duodenum": "small bowel",
-    "portal and splenic vein": "hepatic vessels",
-    "celiac trunk": "",
-    "left femur": "bone",
-    "right femur": "bone",
-}
-"""Organs of the paper (and of public sets) that the vocabulary has only as part of a larger one, and that one."""
-
-ORGAN_LABELS: dict[str, int] = {
-    **{name: organ.index for name, organ in ORGANS.items()},
-    **{name: 101 + k for k, name in enumerate(EXTRA_ORGANS)},
-}
-"""Number of every organ in label maps."""
 
 ENTRIES = (*ORGAN_LABELS, *LESIONS, ANY)
 """Everything that has a knowledge paragraph: all organs and lesions, whether or not a query stands for them."""

@@ -16,12 +16,12 @@ from monai.data import PersistentDataset
 from monai.transforms import Transform
 from torch import Tensor
 
+from ..datasets import annotated, datalist
 from ..phantom.world import category_of
+from ..scans import KINDS, LoadScan
 from ..training import collate as collate_truths
 from ..vocabulary import LESIONS, ORGANS
 from .classes import ANY, ENTRIES, ClassSet, class_set
-
-KINDS = tuple(LESIONS)
 
 
 @dataclass
@@ -97,6 +97,20 @@ def prepare_batch(
     """For MONAI's SupervisedTrainer: inputs, targets, and what `ZePT.forward` needs to answer with what the loss needs."""
     truth = truth_of(batch["label"], class_set(classes), device)
     return batch["image"].to(device, non_blocking=non_blocking), truth, (), {"targets": truth, "stage": stage}
+
+
+class LoadPartial(LoadScan):
+    """`scans.LoadScan`, with what the record's data set annotates: its "annotated", else the names in its "labels"."""
+
+    def __call__(self, record: Mapping[str, object]) -> dict[str, Tensor]:
+        names = record.get("annotated") or annotated(list(record["labels"].values()))
+        return {**super().__call__(record), "annotated": annotation(names)}
+
+
+def mixed_datalist(sets: Mapping[str, str], validation: bool = False, every: int = 10) -> list[dict]:
+    """Records of several public sets together, kind -> folder, see `datasets.datalist`; every tenth is for validation."""
+    records = [record for kind, folder in sets.items() for record in datalist(kind, folder)]
+    return [r for k, r in enumerate(records) if (k % every == every - 1) == validation]
 
 
 class ValidationMask(Transform):
