@@ -223,11 +223,10 @@ class ZePT(Segmenter):
 
     def groups(self, learning_rate: float, backbone: float = 1.0) -> list[dict]:
         """Parameters for an optimizer: those of the backbone with their rate multiplied."""
-        own = set(self.backbone.parameters())
-        return [
-            {"params": list(own), "lr": learning_rate * backbone},
-            {"params": [p for p in self.parameters() if p not in own], "lr": learning_rate},
-        ]
+        # In their order: a resumed run gives every parameter its own optimizer state back by its place.
+        named = list(self.named_parameters())
+        own, rest = ([p for n, p in named if n.startswith("backbone.") is first] for first in (True, False))
+        return [{"params": own, "lr": learning_rate * backbone}, {"params": rest, "lr": learning_rate}]
 
     def training_outputs(self, image: Tensor, stage: int = 2) -> dict[str, object]:
         """Everything the loss needs; see `criterion.ZeptLoss`.

@@ -26,6 +26,7 @@ def millions(module):
     return sum(p.numel() for p in module.parameters()) / 1e6
 
 
+@torch.no_grad()
 def test_contract(make):
     model, image = make(), torch.rand(2, 2, 32, 32, 32)
     prompts = parse("liver tumor; splenic lesion; anomaly")
