@@ -10,15 +10,18 @@ import numpy as np
 import pytest
 import torch
 
+from zerotumor.phantom.world import category_of, generate
 from zerotumor.segmenter import load
 from zerotumor.training import GeneratePhantom, RandMirror, phantom_datalist
+from zerotumor.zept.classes import ENTRIES
 from zerotumor.zept.criterion import ZeptLoss
 from zerotumor.zept.samples import COMPLETE, KINDS, LoadPartial, Phantoms, ValidationMask, collate, prepare_batch
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["--network_config::channels", "[4,4,8,8,8]", "--network_config::mask_channels", "4", "--network_config::width", "8",
-        "--network_config::heads", "2", "--network_config::patch", "32", "--train_count", "4", "--val_count", "2",
-        "--epoch_length", "2", "--val_interval", "1", "--batch_size", "2", "--workers", "0"]  # fmt: skip
+        "--network_config::heads", "2", "--network_config::patch", "32"]  # fmt: skip
+SHORT = ["--train_count", "4", "--val_count", "2", "--epoch_length", "2", "--val_interval", "1", "--batch_size", "2",
+         "--workers", "0"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +40,6 @@ def test_phantoms_know_their_kinds(phantoms, tmp_path):
 
 def test_the_kind_of_a_training_phantom_follows_from_its_seed(tmp_path):
     """Liver lesions lie in the liver, abstract ones in imaginary organs, and healthy phantoms have none."""
-    from zerotumor.phantom.world import category_of, generate
-
     for record in phantom_datalist(4):
         phantom = generate(record["seed"], shape=(24,) * 3, spacing=8.0, difficulty=record["difficulty"])
         assert {r.category for r in phantom.records} <= {category_of(record["seed"])}
@@ -102,28 +103,36 @@ def test_validation_masks(phantoms):
     assert torch.equal(lesions > 0, sample["lesions"] > 0)
 
 
-def run(*arguments: str) -> str:
-    """`monai.bundle run` with the two configs, in a process of its own."""
+def run(configs: str, *arguments: str) -> str:
+    """`monai.bundle run` with configs by name, in a process of its own."""
     bundle = ROOT / "bundle"
-    files = [str(bundle / "configs" / name) for name in ("train.yaml", "zept.yaml")]
+    files = [str(bundle / "configs" / f"{name}.yaml") for name in configs.split()]
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(files), "--bundle_root", str(bundle)]
     done = subprocess.run([*command, *TINY, *arguments], env=dict(os.environ), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout + done.stderr
 
 
-def test_two_stages_by_configs(tmp_path):
-    first, second = tmp_path / "one", tmp_path / "two"
-    run("--output_dir", str(first), "--max_epochs", "1")
-    log = run("--output_dir", str(first), "--max_epochs", "2")
+def test_two_stages_and_inference_by_configs(tmp_path):
+    first, second, train = tmp_path / "one", tmp_path / "two", "train zept zept_train"
+    run(train, *SHORT, "--output_dir", str(first), "--max_epochs", "1")
+    log = run(train, *SHORT, "--output_dir", str(first), "--max_epochs", "2")
     assert "Epoch: 2/2, Iter: 2/2" in log and "Epoch: 1/2, Iter: 1/2" not in log
     state = torch.load(first / "checkpoint_epoch=2.pt", weights_only=True)
     assert state["trainer"]["iteration"] == 4 and int(state["model"]["stage"]) == 1
-    log = run("--stage", "2", "--pretrained", str(first / "best.pt"), "--output_dir", str(second), "--max_epochs", "1",
-              "--dataset_dir", str(first / "phantoms_32_4mm"))  # fmt: skip
+    log = run(train, *SHORT, "--stage", "2", "--pretrained", str(first / "best.pt"), "--output_dir", str(second),
+              "--max_epochs", "1", "--dataset_dir", str(first / "phantoms_32_4mm"))  # fmt: skip
     assert "fresh: none" in log and "align" in log
     model = load("zept", second / "model.pt")
     assert int(model.stage) == 2 and torch.isfinite(model(torch.rand(1, 2, 32, 32, 32))).all()
+
+    phantom = generate(0, category="liver tumor", modality="CT", shape=(24,) * 3, spacing=6.0)
+    (tmp_path / "scans").mkdir()
+    nib.save(nib.Nifti1Image(phantom.image[0].numpy(), np.diag([-6.0, -6.0, 6.0, 1.0])), tmp_path / "scans/scan.nii.gz")
+    run("inference zept", "--weights", str(second / "model.pt"), "--dataset_dir", str(tmp_path / "scans"),
+        "--output_dir", str(tmp_path / "out"), "--displayable_configs::prompt", "splenic lesion; anomaly")  # fmt: skip
+    mask = nib.load(tmp_path / "out/scan/scan_mask.nii.gz").get_fdata()
+    assert mask.shape == (24, 24, 24) and set(np.unique(mask)) <= {0, 1, 2}
 
 
 def test_scans_bring_what_their_set_annotates(tmp_path):
@@ -135,8 +144,6 @@ def test_scans_bring_what_their_set_annotates(tmp_path):
     record = {"image": str(tmp_path / "image.nii.gz"), "label": str(tmp_path / "label.nii.gz"), "modality": "CT"}
     sample = LoadPartial(4.0)({**record, "labels": {"1": "kidney", "2": "kidney tumor"}})
     assert [KINDS[k] for k in sample["kinds"]] == ["kidney tumor"]
-    from zerotumor.zept.classes import ENTRIES
-
     assert {e for e, there in zip(ENTRIES, sample["annotated"], strict=True) if there} == {
         "left kidney", "right kidney", "kidney tumor"
     }  # fmt: skip
