@@ -1,7 +1,10 @@
 """ZePT as a whole: the contract, the paper's size, whole scans."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from monai.bundle import ConfigParser
 
 from zerotumor.inferer import encode_volume, segment_volume
 from zerotumor.prompts import parse
@@ -11,6 +14,7 @@ from zerotumor.zept import ZePT
 from zerotumor.zept.classes import CLASS_SETS, class_set
 from zerotumor.zept.options import PAPER
 
+CONFIGS = Path(__file__).resolve().parents[2] / "bundle/configs"
 PAPER_SIZE = {
     "classes": "paper",
     "backbone": "swin",
@@ -61,6 +65,19 @@ def test_the_papers_layout_answers_with_32_channels():
     logits = torch.cat([outputs["organs"], outputs["tumors"]], 1)
     assert logits.shape == (1, 32, 64, 64, 64) and torch.isfinite(logits).all()
     assert outputs["aligned"].shape == (1, 32, 384)
+
+
+def test_the_papers_config_is_the_papers():
+    parser = ConfigParser()
+    parser.read_config([str(CONFIGS / f"{name}.yaml") for name in ("train", "zept", "zept_train", "zept_paper")])
+    parser["stage"] = 2
+    config = parser.get("network_config")
+    assert {name: config[name] for name in PAPER} == PAPER
+    assert {k: config[k] for k in PAPER_SIZE} == PAPER_SIZE
+    loss = parser.get_parsed_content("loss")
+    assert loss.targets[0] is loss.targets[1] and not loss.normalize and loss.weights["deep"] == 0
+    assert loss.weights["align"] == 1 and parser.get_parsed_content("max_epochs") == 200
+    assert parser.get_parsed_content("backbone_rate") == 0.1
 
 
 def test_edges_and_names_are_checked():
