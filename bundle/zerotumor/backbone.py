@@ -68,6 +68,11 @@ class ResidualBackbone(nn.Module):
         Raises:
             ValueError: an edge is not a multiple of 16 voxels.
         """
+        levels = self.levels(image)
+        return {name: levels[name] for name in self.feature_channels}
+
+    def levels(self, image: Tensor) -> dict[str, Tensor]:
+        """The maps of `forward`, and those of the encoder: e1 (stride 2), e2, e3, and e5 (stride 16), the bottleneck."""
         if any(n % self.stride for n in image.shape[2:]):
             raise ValueError(
                 f"edges must be multiples of {self.stride} voxels, got {tuple(image.shape[2:])}: pad first"
@@ -76,9 +81,10 @@ class ResidualBackbone(nn.Module):
         e2 = self.encoder[1](e1)
         e3 = self.encoder[2](e2)
         e4 = self.encoder[3](e3)
-        f1 = self.decoder[0](torch.cat([self.encoder[4](e4), e4], 1))
+        e5 = self.encoder[4](e4)
+        f1 = self.decoder[0](torch.cat([e5, e4], 1))
         f2 = self.decoder[1](torch.cat([f1, e3], 1))
         f3 = self.decoder[2](torch.cat([f2, e2], 1))
         folded = pixelunshuffle(image, spatial_dims=3, scale_factor=2)
         f4 = pixelshuffle(self.sharpen(torch.cat([f3, e1, folded], 1)), spatial_dims=3, scale_factor=2)
-        return {"f1": f1, "f2": f2, "f3": f3, "f4": f4}
+        return {"e1": e1, "e2": e2, "e3": e3, "e5": e5, "f1": f1, "f2": f2, "f3": f3, "f4": f4}

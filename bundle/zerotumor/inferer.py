@@ -49,7 +49,8 @@ class VolumeResult:
     scores: list[float]
     found: list[bool]
     attributes: list[dict]
-    extras: dict[str, object] = field(default_factory=dict)  # "ungated" (P, X, Y, Z): for ranking, never zeroed
+    # "ungated" (P, X, Y, Z): for ranking, never zeroed; the method's own maps (1, X, Y, Z) by name
+    extras: dict[str, object] = field(default_factory=dict)
 
 
 class MemoryPlan:
@@ -117,20 +118,28 @@ def encode_volume(
 
 
 class _Canvas:
-    """Gaussian-weighted mean over windows of the maps of P prompts."""
+    """Gaussian-weighted mean over windows of maps, by name; `channels` says how many of each."""
 
-    def __init__(self, prompts: int, shape: Sequence[int], patch: int) -> None:
-        self.maps = {name: torch.zeros(prompts, *shape) for name in ("gated", "ungated")}
+    def __init__(self, channels: dict[str, int], shape: Sequence[int], patch: int) -> None:
+        self.maps = {name: torch.zeros(count, *shape) for name, count in channels.items()}
         self.weight = torch.zeros(shape)
         self.importance = compute_importance_map((patch,) * 3, mode=BlendMode.GAUSSIAN, sigma_scale=0.125)
 
-    def add(self, part: tuple[slice, ...], gated: Tensor, ungated: Tensor) -> None:
-        for name, values in (("gated", gated), ("ungated", ungated)):
+    def add(self, part: tuple[slice, ...], maps: dict[str, Tensor]) -> None:
+        for name, values in maps.items():
             self.maps[name][(slice(None), *part)] += values.float().cpu() * self.importance
         self.weight[part] += self.importance
 
     def mean(self, name: str) -> Tensor:
         return self.maps[name] / self.weight.clamp_min(1e-6)
+
+
+def _common(model: Segmenter, image: Tensor, overlap: float, features: VolumeFeatures | None) -> dict[str, Tensor]:
+    """What windows share, see `Segmenter.shared`. Without kept features the scan is looked at twice."""
+    if not model.whole_scan:
+        return {}
+    windows = features.windows if features is not None else windows_of(model, image, overlap)
+    return model.shared([{name: w.features[name] for name in model.whole_scan} for w in windows])
 
 
 @torch.inference_mode()
@@ -156,14 +165,20 @@ def segment_volume(
     if not prompts:
         raise ValueError('no prompt was given: write what to look for, such as "liver tumor"')
     image = pad(torch.as_tensor(prepared), model.patch)
-    canvas = _Canvas(len(prompts), image.shape[1:], model.patch)
+    if features is None and model.whole_scan:
+        features = encode_volume(model, prepared, overlap=overlap, progress=progress)
+    common = _common(model, image, overlap, features)
+    channels = {"gated": len(prompts), "ungated": len(prompts), **dict.fromkeys(model.maps, 1)}
+    canvas = _Canvas(channels, image.shape[1:], model.patch)
     scores = torch.zeros(len(prompts))
     attributes: list[dict] = [{} for _ in prompts]
     windows = features.windows if features is not None else windows_of(model, image, overlap, progress)
     for window in windows:
-        answer = model.segment(window.features, prompts)
-        gated = answer.logits[0].sigmoid()
-        canvas.add(window.slices, gated, answer.extras.get("ungated", answer.logits.sigmoid())[0])
+        answer = model.segment({**window.features, **common}, prompts)
+        gated = answer.logits.sigmoid()
+        maps = {"gated": gated, "ungated": answer.extras.get("ungated", gated)}
+        maps |= {name: answer.extras[name] for name in model.maps}
+        canvas.add(window.slices, {name: values[0] for name, values in maps.items()})
         for p, score in enumerate(answer.scores[0].tolist()):
             if score > scores[p]:
                 scores[p] = score
@@ -178,9 +193,8 @@ def segment_volume(
     for p, present in enumerate(found):
         if not present:
             probabilities[p] = 0
-    return VolumeResult(
-        probabilities, scores.tolist(), found, attributes, {"ungated": canvas.mean("ungated")[(slice(None), *crop)]}
-    )
+    extras = {name: canvas.mean(name)[(slice(None), *crop)] for name in ("ungated", *model.maps)}
+    return VolumeResult(probabilities, scores.tolist(), found, attributes, extras)
 
 
 class PromptedSlidingWindowInferer(Inferer):

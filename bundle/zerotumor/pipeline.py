@@ -29,7 +29,7 @@ class ScanResult:
     report: dict
     probabilities: Tensor | None = None  # (P, X, Y, Z) float32, when asked for
     ungated: Tensor | None = None  # the same before any decision of presence, for ranking voxels
-    extras: dict[str, object] = field(default_factory=dict)
+    extras: dict[str, object] = field(default_factory=dict)  # the method's own maps (1, X, Y, Z), when asked for
 
 
 def to_grid(maps: Tensor, affine: Tensor, scan: MetaTensor, *, batch: int = 1) -> Tensor:
@@ -91,7 +91,8 @@ def segment_scan(
 
     Args:
         scan: (1, X, Y, Z) of `volumes.read_scan`, or an `encode_scan`ned one, to skip the image.
-        prompts: text, or `prompts.parse`d. modality: CT or MR, if the file does not say.
+        prompts: text, or `prompts.parse`d. modality: CT or MR, if the file does not say. keep_probabilities: also the
+        maps behind the masks, and the method's own (ZePT: "anomaly").
 
     Raises:
         PromptError, ModalityError: see `prompts.parse` and `transforms.decide_modality`.
@@ -124,4 +125,5 @@ def segment_scan(
     if keep_probabilities:
         out.probabilities = probabilities
         out.ungated = to_grid(result.extras["ungated"], prepared.affine, scan)
+        out.extras = {name: to_grid(result.extras[name], prepared.affine, scan) for name in model.maps}
     return out

@@ -19,6 +19,7 @@ from monai.transforms import Orientation, Spacing, Transform
 from scipy.ndimage import label as connected_components
 from torch import Tensor
 
+from .datasets import ORGAN_LABELS
 from .errors import ScanError
 from .malenia.attributes import NAMES, value_index
 from .transforms import decide_modality, prepare
@@ -26,6 +27,7 @@ from .vocabulary import ATTRIBUTES, LESIONS, ORGANS, PAIRS
 from .volumes import read_scan
 
 MIN_VOXELS = 3
+KINDS = tuple(LESIONS)
 
 
 def read_datalist(path: str | Path, section: str = "training", seen_only: bool = True) -> list[dict]:
@@ -57,7 +59,8 @@ def read_datalist(path: str | Path, section: str = "training", seen_only: bool =
 
 
 class LoadScan(Transform):
-    """A record -> a sample on the network's grid: `image`, `lesions`, `organs`, `values` (see `training`).
+    """A record -> a sample on the network's grid: `image`, `lesions`, `organs`, `values` (see `training`), and `kinds`, the
+    place in vocabulary.LESIONS of every lesion instance.
 
     Each connected component of a lesion label is an instance of its own; it lies in the organ label that it touches, or
     in its category's only host. Deterministic, so that the result can be cached.
@@ -71,22 +74,19 @@ class LoadScan(Transform):
 
     def __call__(self, record: Mapping[str, object]) -> dict[str, Tensor]:
         scan = read_scan(record["image"])
-        labels = read_scan(record["label"], labels=True)
-        if labels.shape != scan.shape:
-            raise ScanError(
-                f"{record['label']} has another shape than its scan: give the label map of {record['image']}"
-            )
+        labels = self._labels(record, scan)
         modality = decide_modality(scan, user=record.get("modality"))
         image = prepare(scan, modality, self.spacing)
         labels = Orientation(axcodes="RAS", labels=None)(MetaTensor(labels, affine=scan.affine))
         labels = Spacing(pixdim=(self.spacing,) * 3, mode="nearest")(labels)
         classes = torch.as_tensor(labels[0]).as_subclass(Tensor).round().long()
         organs = torch.zeros(classes.shape, dtype=torch.uint8)
-        lesions, values = torch.zeros_like(organs), []
+        lesions, values, kinds = torch.zeros_like(organs), [], []
         for number, name in record["labels"].items():
             where = classes == int(number)
             if name in LESIONS:
                 self._lesions(name, where, lesions, values, record)
+                kinds += [KINDS.index(name)] * (len(values) - len(kinds))
                 self._paint_organ(organs, where, LESIONS[name].hosts)
             else:
                 self._paint_organ(organs, where, PAIRS.get(name, (name,)))
@@ -95,7 +95,21 @@ class LoadScan(Transform):
             "lesions": lesions[None],
             "organs": organs[None],
             "values": torch.tensor(values, dtype=torch.int16).reshape(-1, len(NAMES)),
+            "kinds": torch.tensor(kinds, dtype=torch.int16),
         }
+
+    @staticmethod
+    def _labels(record: Mapping[str, object], scan: MetaTensor) -> Tensor:
+        """The label map (1, X, Y, Z); of one file, or of one mask a number, where a later mask paints over an earlier."""
+        files = record["label"]
+        files = {None: files} if isinstance(files, str | Path) else files
+        labels = torch.zeros(scan.shape)
+        for number, file in files.items():
+            mask = read_scan(file, labels=True)
+            if mask.shape != scan.shape:
+                raise ScanError(f"{file} has another shape than its scan: give the label map of {record['image']}")
+            labels = mask if number is None else torch.where(mask > 0, float(number), labels)
+        return labels
 
     @staticmethod
     def _paint_organ(organs: Tensor, where: Tensor, hosts: tuple[str, ...]) -> None:
@@ -104,7 +118,7 @@ class LoadScan(Transform):
         right = (torch.arange(where.shape[0]) >= middle)[:, None, None]
         for host in hosts:
             part = where & right if host.startswith("right") else where & ~right if host.startswith("left") else where
-            organs[part] = ORGANS[host].index
+            organs[part] = ORGAN_LABELS[host]
             if not host.startswith(("left", "right")):
                 break
 

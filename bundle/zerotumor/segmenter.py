@@ -46,6 +46,8 @@ class Segmenter(nn.Module):
     theta: float = 0.5  # a prompt whose best score is lower has found nothing
     encoder: TextEncoder | None = None  # for words outside the vocabulary; set by `load`
     weights_sha256: str = "untrained"
+    maps: tuple[str, ...] = ()  # names in `Segmentation.extras` of maps (B, 1, X, Y, Z) that whole scans get too
+    whole_scan: tuple[str, ...] = ()  # features of which every window must know those of all windows, see `shared`
 
     def encode_image(self, image: Tensor) -> dict[str, Tensor]:
         """(B, 2, X, Y, Z) -> features by name."""
@@ -54,6 +56,10 @@ class Segmenter(nn.Module):
     def segment(self, features: dict[str, Tensor], prompts: Sequence[Prompt]) -> Segmentation:
         """Features of `encode_image` and P prompts -> one channel a prompt."""
         raise TypeError(f"{type(self).__name__} must define segment")
+
+    def shared(self, windows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """What all windows of a scan have in common, from the `whole_scan` features of each; replaces theirs."""
+        return {}
 
     def compact(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """Features as they are kept between prompts: a method drops what `segment` will not need."""
@@ -74,6 +80,7 @@ class Method:
 
 METHODS = {
     "malenia": Method("zerotumor.malenia:Malenia", "model.pt"),
+    "zept": Method("zerotumor.zept:ZePT", "zept.pt"),
 }
 MODELS = Path(__file__).resolve().parents[1] / "models"
 

@@ -17,6 +17,7 @@ from monai.transforms import MapTransform, Randomizable, Transform
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from .datasets import ORGAN_LABELS
 from .malenia.attributes import NAMES, value_index
 from .malenia.model import Targets
 from .phantom import generate
@@ -27,7 +28,7 @@ from .vocabulary import ORGANS
 
 MIRRORED = {
     name: name.replace("left", "right") if "left" in name else name.replace("right", "left")
-    for name in ORGANS
+    for name in ORGAN_LABELS
     if "left" in name or "right" in name
 }
 
@@ -80,7 +81,9 @@ class RandMirror(Randomizable, MapTransform):
         self.organ_map = torch.arange(256)
         self.value_map = torch.arange(-1, 1024)
         for name, other in MIRRORED.items():
-            self.organ_map[ORGANS[name].index] = ORGANS[other].index
+            self.organ_map[ORGAN_LABELS[name]] = ORGAN_LABELS[other]
+            if name not in ORGANS:
+                continue
             self.value_map[1 + value_index("location", name)] = value_index("location", other)
 
     def __call__(self, data: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,10 +1,11 @@
-"""Mask-attribute alignment: the multi-positive contrastive loss MP-NCE (Malenia 3.4, equation 6)."""
+"""Mask-attribute alignment by `contrast.mp_nce` (Malenia 3.4, equation 6): which texts describe which lesion."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from ..contrast import mp_nce
 from .attributes import NAMES, SLICES, VALUES
 
 
@@ -30,26 +31,6 @@ def positives_and_negatives(values: Tensor) -> tuple[Tensor, Tensor]:
     location = SLICES["location"]
     negatives[:, location] &= positives[:, location].any(0)
     return positives, negatives & ~positives
-
-
-def mp_nce(similarity: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
-    """Multi-positive NCE: every positive competes against the negatives alone, never against another positive.
-
-    Args:
-        similarity: (M, V) cosine similarity divided by the temperature.
-        positives, negatives: (M, V) booleans.
-
-    Returns:
-        scalar: mean over rows that have a positive; 0 if there is none.
-    """
-    rows = positives.any(1)
-    if not rows.any():
-        return similarity.sum() * 0
-    similarity, positives, negatives = similarity[rows], positives[rows], negatives[rows]
-    against = similarity.masked_fill(~negatives, float("-inf")).logsumexp(1, keepdim=True)
-    # log e^s / (e^s + sum of negatives) = -softplus(logsumexp(negatives) - s)
-    terms = -torch.nn.functional.softplus(against - similarity)
-    return -((terms * positives).sum(1) / positives.sum(1)).mean()
 
 
 def alignment_loss(similarity: Tensor, values: Tensor) -> Tensor:

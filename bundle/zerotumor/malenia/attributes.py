@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..text import TextEncoder
+from ..textbank import TextBank
 from ..vocabulary import ATTRIBUTES, attribute_text
 
 NAMES = tuple(ATTRIBUTES)
@@ -24,7 +25,7 @@ def value_index(attribute: str, value: str) -> int:
     return OFFSETS[attribute] + ATTRIBUTES[attribute].index(value)
 
 
-class AttributeBank(nn.Module):
+class AttributeBank(TextBank):
     """V frozen text embeddings of width `text_dim`, projected to `dim`.
 
     Args:
@@ -33,19 +34,11 @@ class AttributeBank(nn.Module):
     """
 
     def __init__(self, text_dim: int = 384, dim: int = 64) -> None:
-        super().__init__()
-        self.register_buffer("texts", torch.zeros(len(VALUES), text_dim))
-        self.project = nn.Linear(text_dim, dim)
+        super().__init__(len(VALUES), text_dim, dim)
 
     def fill(self, encoder: TextEncoder) -> None:
         """Encode all values. CT and MR wording of one value are averaged: the value is the same thing in both."""
-        ct, mr = (encoder.encode([attribute_text(a, v, m) for a, v in VALUES]) for m in ("CT", "MR"))
-        if ct.shape[1] != self.texts.shape[1]:
-            raise ValueError(
-                f"the text encoder {encoder.name!r} gives {ct.shape[1]} numbers a text, but this model was built for "
-                f"{self.texts.shape[1]}: set text_dim in the config, and train, for another encoder"
-            )
-        self.texts.copy_(F.normalize(ct + mr, dim=1))
+        self.store(encoder, *([attribute_text(a, v, m) for a, v in VALUES] for m in ("CT", "MR")))
 
     def forward(self, texts: Tensor | None = None) -> Tensor:
         """Projected embeddings of the bank (V, C), or of other text embeddings (n, text_dim) -> (n, C)."""

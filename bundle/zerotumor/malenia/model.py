@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..attention import masks_of
 from ..backbone import ResidualBackbone, coordinates
+from ..contrast import clamped_temperature
 from ..prompts import Prompt
 from ..segmenter import Segmentation, Segmenter
 from .attributes import NAMES, SLICES, AttributeBank
@@ -83,7 +84,7 @@ class Malenia(Segmenter):
     @property
     def temperature(self) -> Tensor:
         """Temperature of the alignment, learned from 0.07 and kept in CLIP's range."""
-        return self.log_temperature.exp().clamp(0.01, 0.5)
+        return clamped_temperature(self.log_temperature)
 
     # ---- what does not depend on the prompt -------------------------------------------------------------------------
 

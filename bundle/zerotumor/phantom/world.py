@@ -84,6 +84,11 @@ def generate(
     return _scan(draw, category, modality, contrast, region, tuple(shape), spacing, difficulty, seed)
 
 
+def category_of(seed: int) -> str:
+    """The category that `generate(seed)` draws when none is asked for: a lesion's name, or "healthy"."""
+    return _category(Draw(seed), None)
+
+
 def _category(draw: Draw, region: str | None) -> str:
     """What training draws: nothing, or a seen kind (one that occurs in the region, if that is given)."""
     weights = {c: w for c, w in SEEN_WEIGHTS.items() if region is None or region in LESIONS[c].regions}

@@ -1,0 +1,111 @@
+"""The training loss (ZePT 2.4): Dice + cross-entropy of every class that a data set annotates, and the alignment."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .alignment import alignment_loss, alignment_targets
+from .classes import class_set
+from .options import Options
+from .samples import Truth
+
+SPARSE = 2
+"""Classes that a patch does not have are judged on every other voxel along each axis: an eighth of the work."""
+
+
+def dice_loss(logits: Tensor, truth: Tensor) -> Tensor:
+    """1 - 2 sum(p g) / (sum(p) + sum(g) + 1) of R masks (R, ...) -> (R,).
+
+    Smoothed in the denominator alone, as in the paper's code: a class that is absent costs 1 whatever the prediction, and
+    only cross-entropy pushes it down.
+    """
+    p, g = logits.flatten(1).sigmoid(), truth.flatten(1).to(logits)
+    return 1 - 2 * (p * g).sum(1) / (p.sum(1) + g.sum(1) + 1)
+
+
+def partial_loss(logits: Tensor, truth: list[Tensor], present: Tensor, annotated: Tensor) -> Tensor:
+    """Dice + binary cross-entropy over annotated classes alone; others get no gradient at all.
+
+    Args:
+        logits: (B, C, X, Y, Z). truth: the masks (X, Y, Z) of classes that are annotated and present, in the order of
+        `(annotated & present).nonzero()`. present, annotated: (B, C) booleans.
+
+    Returns:
+        scalar: mean Dice loss of present classes (absent ones have no gradient, see `dice_loss`) + mean cross-entropy of
+        all annotated ones; 0 if there are none.
+    """
+    here, absent = annotated & present, annotated & ~present
+    total = logits.new_zeros(())
+    if here.any():
+        rows, masks = logits[here], torch.stack(truth).to(logits)
+        entropy = F.binary_cross_entropy_with_logits(rows, masks, reduction="none").flatten(1).mean(1)
+        total = total + dice_loss(rows, masks).mean() + entropy.sum() / annotated.sum()
+    if absent.any():
+        rows = logits[:, :, ::SPARSE, ::SPARSE, ::SPARSE][absent]
+        total = total + F.softplus(rows).flatten(1).mean(1).sum() / annotated.sum()
+    return total
+
+
+def organ_loss(logits: Tensor, truth: Truth, organs: int) -> Tensor:
+    """`partial_loss` of organ logits (B, N [+ background], x, y, z), on any grid that divides that of the labels."""
+    steps = [full // coarse for full, coarse in zip(truth.organs.shape[1:], logits.shape[2:], strict=True)]
+    labels = truth.organs[:, :: steps[0], :: steps[1], :: steps[2]]
+    labels = torch.where(labels < 0, organs, labels)  # what is no organ is background
+    count = logits.shape[1]
+    present = torch.stack([torch.bincount(x.flatten(), minlength=organs + 1)[:count] > 0 for x in labels])
+    annotated = truth.annotated[:, :count]
+    masks = [labels[b] == n for b, n in (annotated & present).nonzero().tolist()]
+    return partial_loss(logits, masks, present, annotated)
+
+
+class ZeptLoss(nn.Module):
+    """Weighted sum of the parts; `self.last` holds the parts of the last call, for logging.
+
+    Args:
+        classes: name of the class set. organ, tumor, align: weights, 1 in the paper. deep: weight of the organs' loss on
+        the four coarse levels, 0 in the paper, whose anomaly maps there are trained by nothing. similarity, targets: see
+        `options.Options`. normalize: of the alignment's targets, see `contrast.multi_positive_cross_entropy`.
+    """
+
+    def __init__(
+        self,
+        classes: str = "starter",
+        organ: float = 1.0,
+        tumor: float = 1.0,
+        align: float = 0.3,
+        deep: float = 0.5,
+        similarity: str = "cosine",
+        targets: str = "cloned",
+        normalize: bool = True,
+    ) -> None:
+        super().__init__()
+        Options(similarity=similarity, targets=targets)  # to check them
+        self.classes = class_set(classes)
+        self.weights = {"organ": organ, "tumor": tumor, "align": align, "deep": deep}
+        self.similarity, self.normalize = similarity, normalize
+        self.targets = alignment_targets(self.classes, aliased=targets == "aliased")
+        self.last: dict[str, float] = {}
+
+    def forward(self, outputs: dict[str, object], truth: Truth) -> Tensor:
+        """`ZePT.training_outputs` and `samples.truth_of` -> scalar."""
+        organs = len(self.classes.organs)
+        parts = {"organ": organ_loss(outputs["organs"], truth, organs)}
+        if self.weights["deep"]:
+            levels = outputs["responses"]
+            parts["deep"] = sum(organ_loss(r, truth, organs) for r in levels) / len(levels)
+        if "tumors" in outputs:
+            parts["tumor"] = self._tumors(outputs["tumors"], truth)
+            parts["align"] = alignment_loss(
+                outputs["aligned"], outputs["knowledge"], self.targets, outputs["temperature"],
+                kind=self.similarity, normalize=self.normalize,
+            )  # fmt: skip
+        self.last = {name: float(value.detach()) for name, value in parts.items()}
+        return sum(self.weights[name] * value for name, value in parts.items())
+
+    def _tumors(self, logits: Tensor, truth: Truth) -> Tensor:
+        annotated = truth.annotated[:, len(self.classes.organs) + 1 :]
+        present = truth.tumors.flatten(2).any(2)
+        masks = [truth.tumors[b, k] for b, k in (annotated & present).nonzero().tolist()]
+        return partial_loss(logits, masks, present, annotated)

@@ -1,0 +1,273 @@
+"""ZePT: zero-shot tumor segmentation by organ queries and tumor queries (Jiang et al., CVPR 2024).
+
+image -> backbone -> organ queries grouped through four levels -> anomaly map: what no organ claims -> tumor queries that
+look there and reason with the organ queries -> a prompt picks tumor queries by what is known of them, and its organs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..attention import masks_of
+from ..contrast import clamped_temperature
+from ..prompts import Prompt
+from ..segmenter import Segmentation, Segmenter
+from .alignment import KnowledgeBank
+from .anomaly import anomaly_map, blocked, host_gate, limit, normalize, value_range
+from .classes import class_set
+from .grouping import FundamentalQueries
+from .options import Options
+from .pyramid import LEVELS, Pyramid, ResidualPyramid, SwinPyramid, check_edges
+from .refine import QueryRefine
+from .selection import asks_for_anomaly, fixed_slot, slot_weights, wanted_hosts
+
+SCORE_VOXELS = 8
+"""A prompt's score is the mean probability of its so many most probable voxels: one voxel alone says nothing."""
+
+
+class ZePT(Segmenter):
+    """The method, whole; see `bundle/docs/methods.md` for the paper's section behind each part.
+
+    Args:
+        classes: "starter" or "paper", see `classes`. backbone: "residual" (`channels`, `mask_channels`) or "swin"
+        (`feature_size`). in_channels: 2, or 1 for the soft-tissue window alone, as in the paper. width: of the tumor
+        queries; None for the paper's, that of the coarsest map. heads: of all attention. text_dim: width of the text
+        encoder. spacing: mm of the grid. patch: edge of training patch and window, voxels. theta: score under which a
+        prompt has found nothing. options: see `options.Options`.
+
+    Raises:
+        ValueError: an argument is not among its choices.
+    """
+
+    maps = ("anomaly",)
+
+    def __init__(
+        self,
+        classes: str = "starter",
+        backbone: str = "residual",
+        channels: Sequence[int] = (16, 32, 64, 128, 256),
+        mask_channels: int = 16,
+        feature_size: int = 48,
+        in_channels: int = 2,
+        width: int | None = 64,
+        heads: int = 4,
+        text_dim: int = 384,
+        spacing: float = 4.0,
+        patch: int = 48,
+        theta: float = 0.5,
+        checkpointing: bool = False,
+        **options: str,
+    ) -> None:
+        super().__init__()
+        if backbone not in ("residual", "swin"):
+            raise ValueError(f"there is no backbone {backbone!r}: choose residual or swin")
+        if in_channels not in (1, 2):
+            raise ValueError(f"in_channels must be 1 (soft-tissue window) or 2 (both windows), not {in_channels}")
+        self.spacing, self.patch, self.theta = float(spacing), int(patch), float(theta)
+        self.classes, self.options, self.in_channels = class_set(classes), Options(**options), in_channels
+        if backbone == "swin":
+            self.backbone = SwinPyramid(in_channels, feature_size, checkpointing)
+        else:
+            self.backbone = ResidualPyramid(in_channels, channels, mask_channels)
+        widths, masks = self.backbone.widths, self.backbone.mask_channels
+        self.organs, self.tumors = len(self.classes.organs), len(self.classes.tumors)
+        self.whole_scan = ("limits",) if self.options.anomaly_range == "scan" else ()
+        self.claimed = self.organs + (self.options.background == "learned")
+        self.fundamental = FundamentalQueries(self.claimed, widths, heads)
+        width = width or widths[0]
+        self.refine = QueryRefine(self.tumors, widths, width, heads)
+        self.organ_head, self.anomaly_head = (nn.Linear(widths[-1], masks) for _ in range(2))
+        self.tumor_head = nn.Linear(width, masks)
+        self.mask_norm = nn.LayerNorm(masks)  # one for organs, anomaly and tumors, as in the paper
+        self.align = nn.Sequential(nn.Linear(width, text_dim), nn.LayerNorm(text_dim))
+        self.bank = KnowledgeBank(self.classes, text_dim)
+        self.log_temperature = nn.Parameter(torch.tensor(0.07).log())
+        hosted = [self.classes.hosts[t] for t in self.classes.tumors]
+        hosts = torch.tensor([[o in h for o in self.classes.organs] for h in hosted])
+        self.register_buffer("hosts", hosts, persistent=False)  # (K, N)
+        self.register_buffer("stage", torch.tensor(0))  # of training: 1 organs, 2 tumors
+
+    @property
+    def temperature(self) -> Tensor:
+        """Temperature of the alignment, learned from 0.07; clamped to CLIP's range unless the paper's way is asked for."""
+        raw = self.options.similarity == "raw"
+        return self.log_temperature.exp() if raw else clamped_temperature(self.log_temperature)
+
+    # ---- what does not depend on the prompt -------------------------------------------------------------------------
+
+    def look(self, image: Tensor) -> tuple[Pyramid, list[Tensor]]:
+        """(B, 2, X, Y, Z) -> maps of the backbone, organ queries Q^f_i of the four levels."""
+        check_edges(image, self.backbone.stride)
+        pyramid = self.backbone(image[:, -self.in_channels :])
+        return pyramid, self.fundamental(pyramid.encoder)
+
+    def encode_image(self, image: Tensor) -> dict[str, Tensor]:
+        """All that is known of an image (B, 2, X, Y, Z) before a prompt.
+
+        Returns:
+            mask (B, M, X, Y, Z): what masks are read from; organ_weights (B, N, M); organ_queries (B, N, d_0);
+            memory0..3 (B, d_i, x, y, z) and anomaly0..3 (B, 1, x, y, z), coarse to fine; anomaly (B, 1, X, Y, Z): S_full;
+            limits (B, 5, 2): minimum and maximum of those five anomaly maps.
+        """
+        pyramid, queries = self.look(image)
+        scores = [anomaly_map(q, m) for q, m in zip(queries, pyramid.decoder, strict=True)]
+        scores.append(self.full_anomaly(queries[-1], pyramid.mask))
+        return {
+            "mask": pyramid.mask,
+            "organ_weights": self.mask_norm(self.organ_head(queries[-1])),
+            "organ_queries": queries[0],
+            "anomaly": scores[-1],
+            "limits": torch.stack([value_range(s) for s in scores], 1),
+            **{f"memory{i}": m for i, m in enumerate(pyramid.encoder)},
+            **{f"anomaly{i}": s for i, s in enumerate(scores[:-1])},
+        }
+
+    def full_anomaly(self, queries: Tensor, mask: Tensor) -> Tensor:
+        """S_full: Q^f_3 (B, N, d_3) against P (B, M, X, Y, Z) -> (B, 1, X, Y, Z). Not normalized, not detached."""
+        return anomaly_map(self.mask_norm(self.anomaly_head(queries)), mask)
+
+    def shared(self, windows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Limits of the anomaly maps over all windows of a scan, from those of each; see `options.anomaly_range`."""
+        if not windows:
+            return {}
+        limits = torch.stack([w["limits"] for w in windows])
+        return {"limits": torch.stack([limits[..., 0].amin(0), limits[..., 1].amax(0)], -1)}
+
+    def organ_logits(self, features: dict[str, Tensor]) -> Tensor:
+        """O (B, N, X, Y, Z): one channel an organ of `classes.organs`, corrected where the paper does."""
+        logits = masks_of(features["organ_weights"][:, : self.organs], features["mask"])
+        return self.corrected(logits, features["anomaly"])
+
+    def corrected(self, logits: Tensor, anomaly: Tensor) -> Tensor:
+        """Organ logits (B, >= N, X, Y, Z), the anomaly subtracted once for every tumor that the organ hosts (2.2.6)."""
+        if self.options.organ_correction == "none":
+            return logits
+        times = self.hosts.sum(0).to(logits)
+        times = torch.cat([times, times.new_zeros(logits.shape[1] - len(times))])
+        return logits - times[None, :, None, None, None] * anomaly
+
+    def refined(self, features: dict[str, Tensor]) -> Tensor:
+        """Z (B, N + K, width): organ and tumor queries after the tumor queries have looked at what is anomalous."""
+        memory = [features[f"memory{i}"] for i in range(LEVELS)]
+        closed = [blocked(features[f"anomaly{i}"], features["limits"][:, i]) for i in range(LEVELS)]
+        return self.refine(features["organ_queries"], memory, closed)
+
+    def tumor_weights(self, refined: Tensor) -> Tensor:
+        """Z -> w^a (B, K, M)."""
+        return self.mask_norm(self.tumor_head(refined[:, -self.tumors :]))
+
+    def seen_anomaly(self, anomaly: Tensor, organs: Tensor, hosts: Tensor) -> Tensor:
+        """What K tumors get of the anomaly (B, 1, X, Y, Z): organ logits (B, N, X, Y, Z), hosts (K, N) -> (B, K, ...)."""
+        if self.options.anomaly_gate == "all":
+            return anomaly.expand(-1, len(hosts), -1, -1, -1)
+        used = hosts.any(0)
+        return limit(anomaly, host_gate(organs.detach()[:, used].sigmoid(), hosts[:, used]))
+
+    # ---- what does --------------------------------------------------------------------------------------------------
+
+    def segment(self, features: dict[str, Tensor], prompts: Sequence[Prompt]) -> Segmentation:
+        """One channel a prompt from `encode_image`'s answer; `extras["anomaly"]` (B, 1, X, Y, Z) is the map in 0..1.
+
+        Raises:
+            prompts.PromptError: a prompt has no slot, where `selection` is "slot".
+        """
+        weights = self.select(prompts).to(features["mask"])
+        queries = torch.einsum("pk,bkm->bpm", weights, self.tumor_weights(self.refined(features)))
+        hosts = wanted_hosts(prompts, self.classes).to(queries.device)
+        used = hosts.any(0)
+        organs = masks_of(features["organ_weights"][:, : self.organs][:, used], features["mask"])
+        anomaly = features["anomaly"]
+        logits = masks_of(queries, features["mask"]) + self.seen_anomaly(anomaly, organs, hosts[:, used])
+        for p, prompt in enumerate(prompts):
+            if asks_for_anomaly(prompt):
+                logits[:, p] = anomaly[:, 0]
+        probabilities = logits.sigmoid()
+        top = probabilities.flatten(2).topk(min(SCORE_VOXELS, probabilities[0, 0].numel()), dim=2).values
+        return Segmentation(
+            logits=logits,
+            scores=top.mean(2),
+            attributes=[self.explain(w) for w in weights],
+            extras={"ungated": probabilities, "anomaly": normalize(anomaly, features["limits"][:, LEVELS])},
+        )
+
+    def select(self, prompts: Sequence[Prompt]) -> Tensor:
+        """Share of each tumor slot in the answer to each prompt, (P, K)."""
+        if self.options.selection == "slot":
+            return torch.stack([fixed_slot(p, self.classes, self.bank) for p in prompts])
+        return torch.stack([slot_weights(p, self.classes, self.bank, self.encoder) for p in prompts])
+
+    def explain(self, weights: Tensor) -> dict:
+        """For the report: the slots that answered, and their shares."""
+        order = weights.argsort(descending=True)[:3].tolist()
+        return {
+            "answered_by": [(self.classes.tumors[k], round(float(weights[k]), 3)) for k in order if weights[k] > 0.01]
+        }
+
+    # ---- training ---------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def begin(self, stage: int) -> None:
+        """Get ready for a stage of training: at the start of the second, the anomaly is what the trained organs leave over.
+
+        Raises:
+            ValueError: there is no such stage.
+        """
+        if stage not in (1, 2):
+            raise ValueError(f"training has stages 1 (organs) and 2 (tumors), not {stage}")
+        if stage == 2 and int(self.stage) < 2:
+            self.anomaly_head.load_state_dict(self.organ_head.state_dict())
+        self.stage.fill_(stage)
+
+    def groups(self, learning_rate: float, backbone: float = 1.0) -> list[dict]:
+        """Parameters for an optimizer: those of the backbone with their rate multiplied."""
+        # In their order: a resumed run gives every parameter its own optimizer state back by its place.
+        named = list(self.named_parameters())
+        own, rest = ([p for n, p in named if n.startswith("backbone.") is first] for first in (True, False))
+        return [{"params": own, "lr": learning_rate * backbone}, {"params": rest, "lr": learning_rate}]
+
+    def training_outputs(self, image: Tensor, stage: int = 2) -> dict[str, object]:
+        """Everything the loss needs; see `criterion.ZeptLoss`.
+
+        Returns:
+            organs (B, N [+ background], X, Y, Z): logits; responses: the same of four levels; in stage 2 also tumors
+            (B, K, X, Y, Z) and aligned (B, N + K, text_dim).
+        """
+        pyramid, queries = self.look(image)
+        organs = masks_of(self.mask_norm(self.organ_head(queries[-1])), pyramid.mask)
+        # Scaled as in attention, which changes no visual prompt: its map is normalized from minimum to maximum.
+        pairs = zip(queries, pyramid.decoder, strict=True)
+        responses = [masks_of(q * q.shape[-1] ** -0.5, m) for q, m in pairs]
+        if stage == 1:
+            return {"organs": organs, "responses": responses}
+        scores = [-r.detach().amax(1, keepdim=True) for r in responses]
+        closed = [blocked(s, value_range(s)) for s in scores]  # in training, a patch is all there is of a scan
+        refined = self.refine(queries[0], pyramid.encoder, closed)
+        anomaly = self.full_anomaly(queries[-1], pyramid.mask)
+        tumors = masks_of(self.tumor_weights(refined), pyramid.mask)
+        known = torch.cat([refined[:, : self.organs], refined[:, -self.tumors :]], 1)  # the background has no paragraph
+        return {
+            "organs": self.corrected(organs, anomaly),
+            "responses": responses,
+            "tumors": tumors + self.seen_anomaly(anomaly, organs[:, : self.organs], self.hosts),
+            "aligned": self.align(known),
+            "knowledge": self.bank(),
+            "temperature": self.temperature,
+        }
+
+    def forward(
+        self,
+        image: Tensor,
+        prompts: Sequence[Prompt] | None = None,
+        targets: object | None = None,
+        stage: int = 2,
+        organs: bool = False,
+    ) -> Tensor | dict[str, object]:
+        """(B, 2, X, Y, Z) -> logits (B, P, X, Y, Z); with `targets`, what the training loss needs; with `organs`, theirs."""
+        if targets is not None:
+            return self.training_outputs(image, stage)
+        if organs:
+            return self.organ_logits(self.encode_image(image))
+        return super().forward(image, prompts)

@@ -1,0 +1,88 @@
+"""Class maps of public data sets, on tiny folders of their layout."""
+
+import json
+
+import pytest
+
+from zerotumor.datasets import EXTRA_ORGANS, ORGAN_LABELS, PUBLIC_SETS, TOTAL_SEGMENTATOR, annotated, datalist
+from zerotumor.errors import ScanError
+from zerotumor.vocabulary import LESIONS, ORGANS, PAIRS
+
+LAYOUTS = {
+    "kits": ("case_00000/imaging.nii.gz", "case_00000/segmentation.nii.gz"),
+    "amos": ("imagesTr/amos_0001.nii.gz", "labelsTr/amos_0001.nii.gz"),
+    "word": ("imagesTr/word_0002.nii.gz", "labelsTr/word_0002.nii.gz"),
+    "btcv": ("imagesTr/img0001.nii.gz", "labelsTr/label0001.nii.gz"),
+    "abdomenct-1k": ("Images/Case_00001_0000.nii.gz", "Mask/Case_00001.nii.gz"),
+}
+
+
+def touch(folder, *files):
+    for file in files:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).touch()
+
+
+def test_names_are_known_and_numbers_unique():
+    names = {n for s in PUBLIC_SETS.values() for n in s.labels.values()} | set(TOTAL_SEGMENTATOR.values())
+    assert all(n in ORGAN_LABELS or n in PAIRS or n in LESIONS for n in names)
+    assert len(set(ORGAN_LABELS.values())) == len(ORGAN_LABELS) and max(ORGAN_LABELS.values()) < 256
+    assert all(parent in ORGANS or parent == "" for parent in EXTRA_ORGANS.values())
+
+
+@pytest.mark.parametrize("kind", list(LAYOUTS))
+def test_layouts(tmp_path, kind):
+    image, label = LAYOUTS[kind]
+    touch(tmp_path, image, label, image.replace("1", "7"))  # a scan without a label map is left out
+    records = datalist(kind, tmp_path)
+    assert [(r["image"], r["label"]) for r in records] == [(str(tmp_path / image), str(tmp_path / label))]
+    assert records[0]["labels"]["1"] == PUBLIC_SETS[kind].labels[1] and records[0]["modality"] == "CT"
+
+
+def test_btcv_as_first_published(tmp_path):
+    touch(tmp_path, "img/img0001.nii.gz", "label/label0001.nii.gz")
+    assert datalist("btcv", tmp_path)[0]["label"].endswith("label/label0001.nii.gz")
+
+
+def test_amos_has_mr_too(tmp_path):
+    touch(tmp_path, *(f"{part}/amos_{n}.nii.gz" for part in ("imagesTr", "labelsTr") for n in ("0400", "0590")))
+    assert [r["modality"] for r in datalist("amos", tmp_path)] == ["CT", "MR"]
+    assert "15" not in datalist("amos", tmp_path)[0]["labels"]
+
+
+@pytest.mark.parametrize("by", ["folder", "record"])
+def test_msd_tells_its_task(tmp_path, by):
+    folder = tmp_path / ("Task07_Pancreas" if by == "folder" else "download")
+    touch(folder, "imagesTr/pancreas_001.nii.gz", "imagesTr/._pancreas_001.nii.gz", "labelsTr/pancreas_001.nii.gz",
+          "labelsTr/._pancreas_001.nii.gz")  # fmt: skip
+    if by == "record":
+        (folder / "dataset.json").write_text(json.dumps({"name": "Pancreas"}))
+    (record,) = datalist("msd", folder)
+    assert record["labels"] == {"1": "pancreas", "2": "pancreatic tumor"}
+    assert record["annotated"] == ["pancreas", "pancreatic tumor"]
+
+
+def test_totalsegmentator_has_a_file_a_class(tmp_path):
+    touch(tmp_path, "s0001/ct.nii.gz", *(f"s0001/segmentations/{n}.nii.gz" for n in TOTAL_SEGMENTATOR))
+    touch(
+        tmp_path,
+        "s0002/ct.nii.gz",
+        "s0002/segmentations/liver.nii.gz",
+        "s0002/segmentations/lung_upper_lobe_left.nii.gz",
+    )
+    touch(tmp_path, "s0003/ct.nii.gz")
+    whole, part = datalist("totalsegmentator", tmp_path)
+    assert {"left lung", "right adrenal gland", "bladder", "duodenum", "small bowel"} <= set(whole["annotated"])
+    assert part["annotated"] == ["liver"]  # one lobe is not a lung
+    assert set(part["label"]) == set(part["labels"])
+
+
+def test_pairs_are_both_sides():
+    assert annotated(["kidney", "liver"]) == ["left kidney", "liver", "right kidney"]
+
+
+def test_errors_name_the_remedy(tmp_path):
+    with pytest.raises(ScanError, match="choose one of msd"):
+        datalist("mine", tmp_path)
+    with pytest.raises(ScanError, match="as it was unpacked"):
+        datalist("kits", tmp_path)

@@ -1,0 +1,99 @@
+"""Partial labels: classes that a data set does not annotate teach nothing."""
+
+import torch
+
+from zerotumor.zept.classes import ANY, class_set
+from zerotumor.zept.criterion import ZeptLoss, dice_loss, organ_loss
+from zerotumor.zept.samples import COMPLETE, KINDS, annotation, truth_of
+
+STARTER = class_set("starter")
+
+
+def label(annotated, kind="kidney cyst"):
+    organs, lesions = torch.zeros(1, 8, 8, 8, dtype=torch.uint8), torch.zeros(1, 8, 8, 8, dtype=torch.uint8)
+    organs[:, :4], organs[:, 4:6] = 1, 2  # liver, left kidney
+    lesions[:, 4:6, :2, :2] = 1
+    kinds = torch.tensor([KINDS.index(kind)], dtype=torch.int16)
+    return {"organs": organs, "lesions": lesions, "kinds": kinds, "annotated": annotated}
+
+
+def outputs(batch=1):
+    return {
+        "organs": torch.randn(batch, 33, 8, 8, 8, requires_grad=True),
+        "responses": [torch.randn(batch, 33, n, n, n, requires_grad=True) for n in (1, 2, 4, 8)],
+        "tumors": torch.randn(batch, 8, 8, 8, 8, requires_grad=True),
+        "aligned": torch.randn(batch, 40, 16),
+        "knowledge": torch.randn(40, 16),
+        "temperature": torch.tensor(0.07),
+    }
+
+
+def taught(gradient):
+    return {k for k in range(gradient.shape[1]) if gradient[:, k].abs().sum() > 0}
+
+
+def test_only_annotated_classes_get_a_gradient():
+    known = annotation(["liver", "spleen", "kidney cyst"])
+    out, truth = outputs(), truth_of([label(known)], STARTER)
+    ZeptLoss()(out, truth).backward()
+    organs = {STARTER.organs.index("liver"), STARTER.organs.index("spleen")}
+    assert taught(out["organs"].grad) == organs
+    assert all(taught(r.grad) == organs for r in out["responses"])
+    assert taught(out["tumors"].grad) == {STARTER.tumors.index("kidney cyst")}
+
+
+def test_each_sample_has_its_own_template():
+    out = outputs(2)
+    truth = truth_of([label(annotation(["liver"])), label(COMPLETE)], STARTER)
+    ZeptLoss()(out, truth).backward()
+    assert taught(out["organs"].grad[:1]) == {STARTER.organs.index("liver")}
+    assert taught(out["organs"].grad[1:]) == set(range(33))  # the background too
+    assert taught(out["tumors"].grad[:1]) == set()
+
+
+def test_unseen_tumors_get_no_loss_even_where_they_are_annotated():
+    out = outputs()
+    ZeptLoss()(out, truth_of([label(COMPLETE, kind="pancreatic tumor")], STARTER)).backward()
+    assert taught(out["tumors"].grad) == set(STARTER.trained)
+
+
+def test_nothing_annotated_costs_nothing():
+    out = outputs()
+    del out["tumors"]
+    loss = ZeptLoss()(out, truth_of([label(annotation([]))], STARTER))
+    assert loss == 0
+
+
+def test_slots_of_a_lesion():
+    truth = truth_of([label(COMPLETE), label(COMPLETE, kind="abstract lesion")], STARTER)
+    filled = truth.tumors.flatten(2).any(2)
+    assert filled[0].nonzero()[:, 0].tolist() == [STARTER.tumors.index("kidney cyst"), STARTER.tumors.index(ANY)]
+    assert filled[1].nonzero()[:, 0].tolist() == [STARTER.tumors.index(ANY)]
+
+
+def test_a_part_of_an_organ_counts_as_the_whole_only_where_the_whole_is_a_class():
+    one = label(COMPLETE)
+    one["organs"][:] = 101  # the duodenum
+    starter, paper = (truth_of([one], class_set(name)).organs.unique().tolist() for name in ("starter", "paper"))
+    assert starter == [STARTER.organs.index("small bowel")] and paper == [13]
+
+
+def test_dice_of_an_absent_class_is_one_without_gradient():
+    logits = torch.randn(1, 4, 4, 4, requires_grad=True)
+    loss = dice_loss(logits, torch.zeros(1, 4, 4, 4))
+    loss.sum().backward()
+    assert loss == 1 and logits.grad.abs().sum() == 0
+
+
+def test_right_organs_cost_nearly_nothing():
+    truth = truth_of([label(COMPLETE)], STARTER)
+    right = torch.full((1, 33, 8, 8, 8), -12.0)
+    right[0, 0, :4], right[0, 1, 4:6], right[0, 32, 6:] = 12.0, 12.0, 12.0
+    assert organ_loss(right, truth, 32) < 0.01 < organ_loss(-right, truth, 32)
+
+
+def test_the_paper_has_no_loss_on_coarse_levels():
+    out = outputs()
+    loss = ZeptLoss(deep=0.0)
+    loss(out, truth_of([label(COMPLETE)], STARTER)).backward()
+    assert "deep" not in loss.last and all(r.grad is None for r in out["responses"])
