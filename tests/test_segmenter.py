@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from zerotumor.segmenter import WeightsError, build, load, save
+from zerotumor.segmenter import METHODS, WeightsError, available, build, load, save
 from zerotumor.text import TextEncoderError, load_text_encoder
 
 CONFIG = {"channels": [4, 4, 4, 4, 4], "mask_channels": 2, "dim": 8, "tokens": 2, "heads": 2, "patch": 32}
@@ -96,3 +96,10 @@ def test_pickled_code_is_not_run(weights, tmp_path):
     with pytest.raises(WeightsError):
         load("malenia", weights)
     assert not (tmp_path / "ran").exists()
+
+
+def test_methods_with_weights_are_offered(tmp_path):
+    assert "malenia" in available()
+    assert available(tmp_path) == []
+    (tmp_path / METHODS["malenia"].weights).touch()
+    assert available(tmp_path) == ["malenia"]

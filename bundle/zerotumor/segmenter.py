@@ -85,6 +85,11 @@ METHODS = {
 MODELS = Path(__file__).resolve().parents[1] / "models"
 
 
+def available(models: Path | None = None) -> list[str]:
+    """Methods whose weights lie in a folder, by default that of the starter weights."""
+    return [name for name, method in METHODS.items() if ((models or MODELS) / method.weights).is_file()]
+
+
 def build(method: str = "malenia", config: dict | None = None) -> Segmenter:
     """A method with fresh weights; `config` holds its class's arguments.
 

@@ -18,7 +18,7 @@ import psutil
 
 from zerotumor.errors import ScanError
 from zerotumor.pipeline import EncodedScan, encode_scan
-from zerotumor.segmenter import Segmenter, WeightsError, load
+from zerotumor.segmenter import METHODS, Segmenter, WeightsError, available, load
 from zerotumor.text import TextEncoderError
 from zerotumor.transforms import ModalityError
 from zerotumor.volumes import read_scan
@@ -48,6 +48,10 @@ class Engine:
     def _lock(self, key: object) -> threading.Lock:
         with self._guard:
             return self._locks.setdefault(key, threading.Lock())
+
+    def methods(self) -> list[str]:
+        """What viewers offer: methods that have weights. One without any is still named, and says so when it is used."""
+        return available(self.models) or [next(iter(METHODS))]
 
     def model(self, method: str) -> Segmenter:
         """The method with its weights, loaded at first use.

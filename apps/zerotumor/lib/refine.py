@@ -18,7 +18,7 @@ from zerotumor.pipeline import EncodedScan, segment_scan
 from zerotumor.prompts import Prompt, PromptError, parse
 from zerotumor.refine import Refiner, check_clicks, load_refiner
 from zerotumor.report import describe_prompt
-from zerotumor.segmenter import METHODS, WeightsError
+from zerotumor.segmenter import WeightsError
 from zerotumor.volumes import read_scan
 
 from . import answers
@@ -43,7 +43,7 @@ class TumorRefine(InferTask):
             labels=LABELS,  # of no account to the mask, but OHIF corrects the segment that is chosen among them
             dimension=3,
             description="Click inside what is missing and outside what is too much",
-            config={"prompt": "", "method": list(METHODS), "modality": ["auto", "CT", "MR"], "undo": False,
+            config={"prompt": "", "method": engine.methods(), "modality": ["auto", "CT", "MR"], "undo": False,
                     "reset": False},
         )  # fmt: skip
         self.engine, self.histories, self.push, self.weights = engine, histories, push, weights

@@ -9,7 +9,6 @@ from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 from zerotumor.pipeline import segment_scan
 from zerotumor.prompts import PromptError, parse
-from zerotumor.segmenter import METHODS
 from zerotumor.uncertainty import case_uncertainty
 
 from . import answers
@@ -28,7 +27,7 @@ class Tumor(InferTask):
             labels=LABELS,
             dimension=3,
             description="Find what you describe: write it into the prompt, several separated by ';'",
-            config={"prompt": "tumor", "method": list(METHODS), "modality": ["auto", "CT", "MR"], "overlap": 0.5},
+            config={"prompt": "tumor", "method": engine.methods(), "modality": ["auto", "CT", "MR"], "overlap": 0.5},
         )
         self.engine, self.histories, self.push = engine, histories, push
 
