@@ -51,7 +51,9 @@ def load_refiner(weights: str | Path | None = None) -> Refiner:
     """
     path = Path(weights) if weights is not None else MODELS / "refine" / "model.pt"
     record = read_record(path, "refine")
-    return Refiner(load_state(ClickNet(**record["config"]), path))
+    refiner = Refiner(load_state(ClickNet(**record["config"]), path))
+    refiner.weights_sha256 = record["sha256"]
+    return refiner
 
 
 class Refiner:
@@ -60,6 +62,8 @@ class Refiner:
     Args:
         network: trained. threshold: probability from which a voxel is inside.
     """
+
+    weights_sha256: str = "untrained"
 
     def __init__(self, network: ClickNet, threshold: float = 0.5) -> None:
         self.network, self.threshold = network.eval(), threshold
