@@ -154,11 +154,14 @@ def test_clicks_are_honored_undone_and_reset(client, studies):
     assert reply["steps"] == 0 and reply["clicks"] == 0
 
 
-def test_a_segments_name_is_a_prompt_and_a_clients_history_its_own(client):
-    _, named = client.infer("tumor_refine", "liver", {"label": "liver tumor", "client_id": "a"})
-    _, found = client.infer("tumor", "liver", {"prompt": "liver tumor", "client_id": "a"})
+def test_a_segments_name_is_a_prompt_and_a_clients_history_its_own(server, tmp_path):
+    one, two = (MONAILabelClient(server, tmpdir=str(tmp_path), client_id=name) for name in ("one", "two"))
+    _, named = one.infer("tumor_refine", "liver", {"label": "liver tumor"})
+    _, found = one.infer("tumor", "liver", {"prompt": "liver tumor"})
     assert named["prompt"] == "liver tumor" and named["volume_ml"] == pytest.approx(found["volume_ml"], rel=1e-3)
-    _, other = client.infer("tumor_refine", "liver", {"client_id": "b"})
+    _, unnamed = one.infer("tumor_refine", "liver", {"label": "Segment_1"})
+    assert unnamed["volume_ml"] == pytest.approx(found["volume_ml"], rel=1e-3), "clicks go on from what was found"
+    _, other = two.infer("tumor_refine", "liver", {"label": "Segment_1"})
     assert other["volume_ml"] == 0 and "empty" in other["message"]
 
 
