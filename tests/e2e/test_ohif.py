@@ -180,10 +180,17 @@ def test_dicom_seg_and_rtstruct_stored_in_the_archive_are_shown_by_ohif(viewer, 
         entry = viewer.locator('[data-cy="study-browser-thumbnail-no-image"]').filter(has_text=modality)
         entry.first.dblclick()
         viewer.get_by_role("button", name="Yes", exact=True).click()
+        viewer.wait_for_timeout(10_000)  # OHIF reads the object, and says nowhere when it is done
         viewer.locator('[data-cy="panelSegmentation-btn"]').click()
         names = viewer.get_by_text("liver tumor", exact=True)
         names.last.wait_for()
-        before = painted(viewer)
-        names.last.click()  # goes to the middle of the segment
-        wait_until(viewer, lambda before=before: painted(viewer) > before + 50, f"OHIF paints the {modality}")
+
+        def shown(segment=names.last) -> bool:
+            """A click on the name goes to the middle of the segment, once it has been read."""
+            segment.click()
+            viewer.wait_for_timeout(5000)
+            inner = pixels(viewer)[:, 100:-100]  # without the frame, which is blue
+            return int((inner.max(-1) - inner.min(-1) > 50).sum()) > 100
+
+        wait_until(viewer, shown, f"OHIF paints the {modality}")
         viewer.screenshot(path=pictures / f"ohif_{modality.lower()}.png")
