@@ -50,16 +50,17 @@ def test_a_label_and_what_was_said_of_it_are_kept(store, tmp_path_factory, tmp_p
     assert store.get_labeled_images() == ["scan"] and store.get_unlabeled_images() == []
 
 
-@pytest.mark.parametrize("room", [100, 2000])
+@pytest.mark.parametrize("room", [100, 2000, 16_000])
 def test_a_full_disk_loses_nothing_saved_before(store, tmp_path_factory, tmp_path, small_disk, room):
     folder = tmp_path_factory.mktemp("in")
     first, second = np.zeros((40, 40, 40)), np.random.default_rng(0).integers(0, 2, (40, 40, 40))
     first[3:9] = 1
     store.save_label("scan", label(folder / "a.nii.gz", first), "final", {"prompt": "first"})
     large = label(folder / "b.nii.gz", second)
+    assert 2000 < Path(large).stat().st_size < 16_000, "so that once the label fits, and its index does not"
     small_disk(room)
     with pytest.raises(HTTPException) as refused:
-        store.save_label("scan", large, "final", {"prompt": "second", "note": "x" * 3000})
+        store.save_label("scan", large, "final", {"prompt": "second", "note": "x" * 20_000})
     assert refused.value.status_code == 507 and "not saved" in refused.value.detail
     small_disk(resource.RLIM_INFINITY)
     kept, index = saved(store, tmp_path)

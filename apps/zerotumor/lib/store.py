@@ -12,7 +12,8 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
@@ -50,25 +51,20 @@ class Folder(LocalDatastore):
         path = Path(self._datastore.label_path(label_tag)) / self._filename(image_id, extension)
         info = {**(label_info or {}), "ts": int(time.time()), "name": path.name}
         with FileLock(self._lock_file):
-            self._write(lambda: put(Path(label_filename), path))
             before = entry.labels.get(label_tag)
-            entry.labels[label_tag] = DataModel(info=info, ext=extension)
             try:
-                self._write(lambda: self._update_datastore_file(lock=False))
-            except Exception:
-                entry.labels.pop(label_tag) if before is None else entry.labels.update({label_tag: before})
-                raise
+                # The old label goes last: whatever fails before, file and index are still those of the label before.
+                with copied(Path(label_filename), path) as ready:
+                    entry.labels[label_tag] = DataModel(info=info, ext=extension)
+                    self._update_datastore_file(lock=False)
+                    os.replace(ready, path)
+            except (OSError, ScanError) as error:
+                entry.labels.pop(label_tag, None) if before is None else entry.labels.update({label_tag: before})
+                logger.warning(f"a label was not saved: {error}")
+                raise refuse(
+                    "the label was not saved, because the disk is full or locked: make room and save again", 507
+                ) from None
         return image_id
-
-    @staticmethod
-    def _write(action: Callable[[], None]) -> None:
-        try:
-            action()
-        except (OSError, ScanError) as error:
-            logger.warning(f"a label was not saved: {error}")
-            raise refuse(
-                "the label was not saved, because the disk is full or locked: make room and save again", 507
-            ) from None
 
     def _update_datastore_file(self, lock: bool = True) -> None:
         """As MONAI Label's, through a temporary file."""
@@ -86,17 +82,17 @@ class Folder(LocalDatastore):
             write()
 
 
-def put(source: Path, target: Path) -> None:
-    """Copy a file so that the target is the old one or the whole new one, never a part.
+@contextmanager
+def copied(source: Path, target: Path) -> Iterator[Path]:
+    """A copy of a file beside its target, ready to be renamed; gone at the end if it was not.
 
-    The temporary name has no suffix: MONAI Label watches the folder, and would take it for a label.
+    Its name has no suffix: MONAI Label watches the folder, and would take it for a label.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=".saving-")
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".saving-")
     os.close(handle)
     try:
-        shutil.copyfile(source, temporary)
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        shutil.copyfile(source, name)
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
