@@ -59,9 +59,21 @@ def test_training_draws_seen_kinds_only():
     for seed in range(60):
         for record in generate(seed, shape=(16, 16, 16), spacing=10.0).records:
             drawn.add(record.category)
-            places.add(record.attributes["location"])
+            places.add(record.attributes.get("location", "anywhere"))
     assert drawn <= set(seen_categories()) and len(drawn) == 4
-    assert places <= {"liver", "left kidney", "right kidney", "abstract"}
+    assert places == {"liver", "left kidney", "right kidney", "abstract", "anywhere"}
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR"])
+@pytest.mark.parametrize("region", REAL_REGIONS)
+def test_abstract_lesions_lie_anywhere_in_a_real_body(region, modality):
+    phantom = generate(
+        3, category="abstract lesion", region=region, modality=modality, difficulty=0.3, shape=(48,) * 3, spacing=5.0
+    )
+    assert phantom.records and all("location" not in r.attributes for r in phantom.records)
+    lesion = phantom.lesions > 0
+    assert float((phantom.image - phantom.healthy).abs()[lesion].mean()) > 0
+    assert not (phantom.organs == ORGANS["abstract"].index).any()  # organs stay what they were below it
 
 
 @pytest.mark.parametrize("seed", range(4))

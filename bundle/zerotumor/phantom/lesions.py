@@ -46,7 +46,7 @@ class LesionRecord:
 
     instance: int  # its value in the instance map
     category: str
-    attributes: dict[str, str]  # attribute -> value; location is the host organ
+    attributes: dict[str, str]  # attribute -> value; location is the host organ, absent if any place would have done
     volume_ml: float = 0.0
     diameter_mm: float = 0.0
     center_mm: tuple[float, float, float] = field(default=(0.0, 0.0, 0.0))
@@ -175,6 +175,8 @@ def insert(
     """
     lesion = LESIONS[category]
     attributes = draw_attributes(draw, lesion, host, modality, contrast)
+    if host not in lesion.hosts:
+        del attributes["location"]  # it lies anywhere: its place says nothing of it
     shape = Shape(draw, center, diameter, attributes)
     distance = shape.distance(points)
     # A logistic edge with its endless tails cut: a trace of a lesion would show against lung or fat far away.
@@ -183,7 +185,8 @@ def insert(
     for index in NOT_TISSUE:
         allowed &= tissue != index
     inside = (distance < 0) & (organs == host_index)
-    if attributes["relation"] == "not-close" and host not in AGAINST_MUSCLE and host != "abstract":
+    bounded = attributes["relation"] == "not-close" and host not in AGAINST_MUSCLE and category != "abstract lesion"
+    if bounded:
         near = torch.nn.functional.max_pool3d((organs == host_index)[None, None].float(), 3, 1, 1)[0, 0] > 0
         allowed &= near
     alpha = alpha * allowed

@@ -16,13 +16,16 @@ from .chest import Chest
 from .geometry import Draw, distance_to, grid
 from .head import Head
 from .imaging import Scanner
-from .lesions import MULTIPLE, LesionRecord, diameter_of, insert
+from .lesions import MULTIPLE, NOT_TISSUE, LesionRecord, diameter_of, insert
 from .limb import Limb
 from .pelvis import Pelvis
 
 BODIES: dict[str, type] = {b.region: b for b in (Limb, Abdomen, Chest, Head, Pelvis, Abstract)}
 SEEN_WEIGHTS = {"liver tumor": 0.2, "kidney tumor": 0.15, "kidney cyst": 0.15, "abstract lesion": 0.5}
 HEALTHY_REGIONS = {"limb": 0.22, "abdomen": 0.25, "chest": 0.15, "head": 0.15, "pelvis": 0.13, "abstract": 0.1}
+ABSTRACT_REGIONS = {"abstract": 0.28, "limb": 0.22, "abdomen": 0.16, "chest": 0.1, "head": 0.13, "pelvis": 0.11}
+"""Where abstract lesions lie: in imaginary bodies, and anywhere in a real one, whatever organs are there. Without the
+latter a network learns that an organ of an unseen kind never holds anything unusual."""
 P_HEALTHY = 0.25
 COARSE_MM = 12.0
 WIDEST = 0.62
@@ -91,10 +94,15 @@ def category_of(seed: int) -> str:
 
 def _category(draw: Draw, region: str | None) -> str:
     """What training draws: nothing, or a seen kind (one that occurs in the region, if that is given)."""
-    weights = {c: w for c, w in SEEN_WEIGHTS.items() if region is None or region in LESIONS[c].regions}
+    weights = {c: w for c, w in SEEN_WEIGHTS.items() if region is None or region in (*LESIONS[c].regions, *_anywhere(c))}
     if draw.chance(P_HEALTHY) or not weights:
         return "healthy"
     return draw.choice(list(weights), list(weights.values()))
+
+
+def _anywhere(category: str) -> tuple[str, ...]:
+    """Regions that a category occurs in without a host organ there."""
+    return tuple(ABSTRACT_REGIONS) if category == "abstract lesion" else ()
 
 
 def _modality(draw: Draw, category: str) -> str:
@@ -105,6 +113,8 @@ def _modality(draw: Draw, category: str) -> str:
 def _region(draw: Draw, category: str) -> str:
     if category == "healthy":
         return draw.choice(list(HEALTHY_REGIONS), list(HEALTHY_REGIONS.values()))
+    if category == "abstract lesion":
+        return draw.choice(list(ABSTRACT_REGIONS), list(ABSTRACT_REGIONS.values()))
     hosts = LESIONS[category].hosts
     special = {("muscle", "fat"): "limb", ("bone",): draw.choice(("pelvis", "limb"))}
     return special.get(hosts, ORGANS[hosts[0]].region)
@@ -174,6 +184,9 @@ def _places(draw: Draw, body: Body, category: str) -> tuple[list[list[float]], f
     anatomy = body.evaluate(points)
     if category == "healthy":
         possible = anatomy.tissue != TISSUES["air"]
+    elif body.region in _anywhere(category):
+        hollow = torch.tensor(NOT_TISSUE, dtype=torch.uint8, device=draw.device)
+        possible = ~torch.isin(anatomy.tissue, hollow)
     else:
         indices = [ORGANS[h].index for h in LESIONS[category].hosts]
         possible = torch.isin(anatomy.organs, torch.tensor(indices, dtype=torch.uint8, device=draw.device))
@@ -210,9 +223,11 @@ def _center(draw: Draw, place: list[float], shape: tuple, spacing: tuple, health
 
 
 def _host(anatomy: Anatomy, points: Tensor, place: list[float], category: str) -> tuple[str, int]:
-    """The host organ nearest to a lesion's center, and its label."""
+    """The host organ nearest to a lesion's center, and its label; for a lesion anywhere, what its center lies in."""
     hosts = LESIONS[category].hosts
     distance = distance_to(points, place)
+    if category == "abstract lesion":
+        hosts = tuple(o.name for o in ORGANS.values() if (anatomy.organs == o.index).any()) or ("muscle",)
     best = min(
         hosts,
         key=lambda h: float(
