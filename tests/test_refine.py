@@ -9,7 +9,17 @@ from monai.data import MetaTensor
 from torch import nn
 
 from zerotumor.clicks import Click
-from zerotumor.refine import ClickNet, Refiner, check_clicks, honour, to_voxels, touched, window_affine, within
+from zerotumor.refine import (
+    ClickNet,
+    Refiner,
+    asked_for,
+    check_clicks,
+    honour,
+    to_voxels,
+    touched,
+    window_affine,
+    within,
+)
 from zerotumor.transforms import normalize
 
 
@@ -95,6 +105,23 @@ def test_only_the_component_under_the_click_decides_the_window():
     mask[20:28, 20:28, 20:28] = 1
     assert int(touched(mask, [Click((6, 4, 4), False)]).sum()) == 64
     assert not touched(mask, [Click((14, 14, 14), True)]).any()
+
+
+def test_a_later_click_changes_what_hangs_together_with_it_and_no_more():
+    old, new = torch.zeros(20, 20, 20, dtype=torch.bool), torch.zeros(20, 20, 20, dtype=torch.bool)
+    old[2:5, 2:5, 2:5] = True  # the network would lose this one
+    old[10:14, 10:14, 10:14] = new[10:16, 10:14, 10:14] = True
+    new[2:5, 14:17, 2:5] = True  # and find another
+    clicks = [Click((11, 11, 11), True), Click((15, 11, 11), True)]
+    expected = old.clone()
+    expected[10:16, 10:14, 10:14] = True
+    assert torch.equal(asked_for(new, old, clicks), expected)
+    both = asked_for(new, old, [*clicks, Click((3, 3, 3), False)])  # two complaints at once
+    assert not both[2:5, 2:5, 2:5].any() and both[15, 11, 11] and not both[3, 15, 3]
+    agreed = [Click((11, 11, 11), True), Click((3, 3, 3), True)]  # nothing to complain of: the last click's place
+    expected = old.clone()
+    expected[2:5, 2:5, 2:5] = False
+    assert torch.equal(asked_for(new, old, agreed), expected)
 
 
 @pytest.mark.parametrize("clicks", [[], [Click((0, 0, 40), True)], [Click((-1, 0, 0), False)]])

@@ -102,6 +102,8 @@ class Refiner:
             if spacing == SPACINGS[-1] or float(rim.max()) < self.threshold:
                 break  # else the lesion runs out of the window: look again from farther away
         new = paste(mask, probability >= self.threshold, probability, affine, scan, self.threshold)
+        if len(clicks) > 1:  # the first click asks for a lesion, later ones for a change where they are
+            new = asked_for(new, mask, clicks)
         if roi is not None:
             new = within(roi, new, mask)
         return honour(new, clicks, scan.affine)
@@ -165,6 +167,21 @@ def paste(
     maps = MetaTensor(torch.stack([probability, torch.ones_like(probability)]), affine=affine)
     back = resample(maps, dst_affine=torch.as_tensor(scan.affine), spatial_size=scan.shape[1:]).as_tensor()
     return torch.where(back[1] > 0.99, back[0] >= threshold, mask)
+
+
+def asked_for(new: Tensor, old: Tensor, clicks: Sequence[Click]) -> Tensor:
+    """`new` where the change from `old` hangs together with a click that `old` contradicts, else `old`; (X, Y, Z) bool.
+
+    Where no click contradicts it, the last one counts. What nobody complained of stays, so that a mask does not lose in one
+    place what a click gained in another.
+    """
+    labels, _ = connected_components(np.asarray(new ^ old))
+    asking = [c for c in clicks if bool(old[c.index]) != c.inside] or clicks[-1:]
+    chosen: set[int] = set()
+    for click in asking:
+        around = tuple(slice(max(0, i - 1), i + 2) for i in click.index)
+        chosen |= set(np.unique(labels[around]).tolist())
+    return torch.where(torch.from_numpy(np.isin(labels, sorted(chosen - {0}))), new, old)
 
 
 def within(roi: Sequence[int], new: Tensor, old: Tensor) -> Tensor:

@@ -94,7 +94,9 @@ def category_of(seed: int) -> str:
 
 def _category(draw: Draw, region: str | None) -> str:
     """What training draws: nothing, or a seen kind (one that occurs in the region, if that is given)."""
-    weights = {c: w for c, w in SEEN_WEIGHTS.items() if region is None or region in (*LESIONS[c].regions, *_anywhere(c))}
+    weights = {
+        c: w for c, w in SEEN_WEIGHTS.items() if region is None or region in (*LESIONS[c].regions, *_anywhere(c))
+    }
     if draw.chance(P_HEALTHY) or not weights:
         return "healthy"
     return draw.choice(list(weights), list(weights.values()))
