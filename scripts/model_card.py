@@ -123,9 +123,10 @@ A small {method} network ({record["config"]}) on a grid of {record["config"].get
 ## What it was trained on
 
 Phantoms alone: synthetic CT and MR of limbs, abdomen, chest, head, pelvis, and of imaginary bodies. Lesions were drawn in
-livers and kidneys ({seen}) and in imaginary organs ("abstract lesions", of any shape and brightness, in shapes that are
-nobody's anatomy). No lesion of any other organ, and no real scan, was in training; {len(LESIONS) - 4} further kinds of the
-vocabulary are unseen. All organs, healthy, are in the phantoms with labels.
+livers and kidneys ({seen}). Besides, there were "abstract lesions": anything unlike its surroundings, of any
+shape and brightness, without a name or a place, in imaginary bodies and anywhere in real ones. {len(LESIONS) - 4} further
+kinds of the vocabulary are unseen: no lesion with their name, host and look was in training, though something unusual
+may have lain there. No real scan was in training. All organs, healthy, are in the phantoms with labels.
 
 {facts}
 

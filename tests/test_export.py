@@ -183,7 +183,7 @@ def test_what_a_segmentation_says(tmp_path):
     seg = dicom_seg(folder, some_masks(scan), scan.affine, ENTRIES, weights="ab" * 32)
     for key in ("StudyInstanceUID", "FrameOfReferenceUID", "PatientID", "PatientName"):
         assert seg[key].value == source[key].value
-    assert seg.SeriesInstanceUID != source.SeriesInstanceUID and seg.SeriesNumber == 1007
+    assert seg.SeriesInstanceUID != source.SeriesInstanceUID and seg.SeriesNumber == 1_000_007
     assert (seg.Modality, seg.SegmentationType, seg.Manufacturer) == ("SEG", "BINARY", "ZeroTumor")
     assert seg.ReferencedSeriesSequence[0].SeriesInstanceUID == source.SeriesInstanceUID
     assert len(seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence) == 16

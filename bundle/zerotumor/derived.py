@@ -168,6 +168,6 @@ def code(concept: Concept) -> Code:
     return Code(concept.value, concept.scheme, concept.meaning)
 
 
-def series_number(header: Dataset) -> int:
-    """A number for a derived series that sorts after the source's."""
-    return 1000 + abs(int(header.get("SeriesNumber") or 0)) % 1_000_000
+def series_number(header: Dataset, modality: str) -> int:
+    """A number for a derived series (SEG or RTSTRUCT) that sorts after the source's and is the other kind's nowhere."""
+    return {"SEG": 1_000_000, "RTSTRUCT": 2_000_000}[modality] + abs(int(header.get("SeriesNumber") or 0)) % 1_000_000

@@ -60,7 +60,7 @@ def dicom_seg(
         segmentation_type="BINARY",
         segment_descriptions=[_segment(n, f, method, weights, kind) for n, f in enumerate(found, 1)],
         series_instance_uid=hd.UID(),
-        series_number=series_number(headers[0]),
+        series_number=series_number(headers[0], "SEG"),
         sop_instance_uid=hd.UID(),
         instance_number=1,
         manufacturer=MAKER,

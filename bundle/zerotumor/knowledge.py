@@ -344,7 +344,7 @@ LESION_TEXTS: dict[str, str] = {
         "A cardiac tumor lies in a chamber or the wall of the heart. A myxoma is a rounded, mobile mass in the left "
         "atrium. On CT darker than enhanced blood; bright on T2 MR."
     ),
-    "abstract lesion": ("An imaginary lesion of any shape, texture and brightness inside an imaginary organ."),
+    "abstract lesion": ("An imaginary lesion of any shape, texture and brightness, anywhere."),
     "any lesion": (
         "A lesion or tumor of any kind in any organ: a focal mass or nodule that differs from the tissue around it "
         "in brightness or texture on CT or MR."

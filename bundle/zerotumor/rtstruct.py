@@ -57,7 +57,7 @@ def _describe(dataset: Dataset, source: Dataset) -> None:
     dataset.AccessionNumber = source.AccessionNumber
     dataset.Manufacturer, dataset.ManufacturerModelName = MAKER, MAKER
     dataset.SoftwareVersions = __version__
-    dataset.SeriesDescription, dataset.SeriesNumber = SERIES_DESCRIPTION, series_number(source)
+    dataset.SeriesDescription, dataset.SeriesNumber = SERIES_DESCRIPTION, series_number(source, "RTSTRUCT")
     dataset.SeriesDate, dataset.SeriesTime = now.strftime("%Y%m%d"), now.strftime("%H%M%S")
     dataset.StructureSetLabel, dataset.StructureSetName = MAKER, SERIES_DESCRIPTION
     dataset.OperatorsName, dataset.InstanceNumber = "", 1

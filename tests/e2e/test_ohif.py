@@ -1,6 +1,7 @@
 """Stock OHIF in a real browser, the app, and Orthanc: type a prompt, see the mask, click, see it change."""
 
 import io
+import itertools
 import json
 import re
 from pathlib import Path
@@ -21,6 +22,8 @@ from zerotumor.volumes import read_scan
 PROMPT = "liver tumor; tumor"
 PATIENCE = 240_000
 """Milliseconds until an element or an answer must be there; a busy machine paints slowly."""
+SLICES = 70
+"""More than any of the scans here has."""
 OPTIONS, RUN, RUN_POINTS = (
     "Options / Configurations",
     'button[title="Run Segmentation"]',
@@ -186,10 +189,14 @@ def test_dicom_seg_and_rtstruct_stored_in_the_archive_are_shown_by_ohif(viewer, 
         viewer.get_by_text("liver tumor", exact=True).last.wait_for()
         box = viewer.locator("[data-cy='viewport-grid']").bounding_box()
         viewer.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        for _ in range(SLICES):  # back to the first slice
+            viewer.mouse.wheel(0, -100)
+            viewer.wait_for_timeout(50)
+        turns = itertools.cycle([100] * SLICES + [-100] * SLICES)
 
-        def shown() -> bool:
-            """Some slice on from here has colour in it."""
-            viewer.mouse.wheel(0, 100)
+        def shown(turns=turns) -> bool:
+            """The next slice has colour in it."""
+            viewer.mouse.wheel(0, next(turns))
             viewer.wait_for_timeout(500)
             inner = pixels(viewer)[:, 100:-100]  # without the frame, which is blue
             return int((inner.max(-1) - inner.min(-1) > 50).sum()) > 500
