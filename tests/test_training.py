@@ -4,8 +4,10 @@ import torch
 
 from zerotumor.malenia.attributes import NAMES, value_index
 from zerotumor.training import (
+    FAINT,
     GeneratePhantom,
     RandAppearance,
+    RandFieldOfView,
     RandMirror,
     collate,
     phantom_datalist,
@@ -30,6 +32,13 @@ def test_records_cover_the_range_of_difficulty():
     records = phantom_datalist(200, start=7, difficulty=(0.2, 0.6))
     assert [r["seed"] for r in records[:3]] == [7, 8, 9]
     assert min(r["difficulty"] for r in records) < 0.21 and max(r["difficulty"] for r in records) > 0.59
+
+
+def test_faint_lesions_come_after_the_others_with_seeds_of_their_own():
+    records = phantom_datalist(20, start=3, faint=40)
+    assert [r["seed"] for r in records] == list(range(3, 63)) and records[:20] == phantom_datalist(20, start=3)
+    assert all(FAINT[0] <= r["difficulty"] <= FAINT[1] for r in records[20:])
+    assert max(r["difficulty"] for r in records) > 1.3
 
 
 def test_a_phantom_becomes_a_sample():
@@ -59,6 +68,22 @@ def test_appearance_changes_the_image_alone_and_repeats_with_its_seed():
     second = transform.set_random_state(1)(before)
     assert torch.equal(first["image"], second["image"]) and not torch.equal(first["image"], before["image"])
     assert torch.equal(first["lesions"], before["lesions"])
+
+
+def test_outside_the_field_of_view_there_is_nothing():
+    before = sample() | {"image": torch.ones(2, 8, 8, 8)}
+    transform = RandFieldOfView(prob=1.0, smallest=3)
+    boxes = set()
+    for seed in range(20):
+        after = transform.set_random_state(seed)(before)
+        inside = after["image"][0] > 0
+        extent = inside.nonzero().amax(0) - inside.nonzero().amin(0) + 1
+        assert int(inside.sum()) == int(extent.prod()) and int(extent.min()) >= 3  # a box
+        for key in ("lesions", "organs"):
+            assert torch.equal(after[key][0], before[key][0] * inside)
+        boxes.add(tuple(extent.tolist()))
+    assert len(boxes) > 10 and bool((before["image"] == 1).all())
+    assert torch.equal(RandFieldOfView(prob=0.0)(before)["image"], before["image"])
 
 
 def test_batch_drops_instances_that_the_patch_cut_away():

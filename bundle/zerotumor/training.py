@@ -33,10 +33,24 @@ MIRRORED = {
 }
 
 
-def phantom_datalist(count: int, start: int = 0, difficulty: tuple[float, float] = (0.0, 0.75)) -> list[dict]:
-    """One record a phantom: its seed and a difficulty, spread evenly over the range by the golden ratio."""
-    low, high = difficulty
-    return [{"seed": s, "difficulty": low + (high - low) * (s * 0.618034 % 1)} for s in range(start, start + count)]
+FAINT = (0.6, 1.4)
+"""Difficulty of phantoms whose lesions hardly differ from what is around them, as many sarcomas do on T1."""
+
+
+def phantom_datalist(
+    count: int, start: int = 0, difficulty: tuple[float, float] = (0.0, 0.75), faint: int = 0
+) -> list[dict]:
+    """One record a phantom: its seed and a difficulty, spread evenly over the range by the golden ratio.
+
+    After `count` of them come `faint` more of the range FAINT.
+    """
+    records = []
+    for (low, high), seeds in (
+        (difficulty, range(start, start + count)),
+        (FAINT, range(start + count, start + count + faint)),
+    ):
+        records += [{"seed": s, "difficulty": low + (high - low) * (s * 0.618034 % 1)} for s in seeds]
+    return records
 
 
 class GeneratePhantom(Transform):
@@ -98,6 +112,32 @@ class RandMirror(Randomizable, MapTransform):
         return data
 
 
+class RandFieldOfView(Randomizable, Transform):
+    """Cut a sample to a random box and leave nothing around it: scans end where the window goes on.
+
+    Args:
+        prob: of a cut. smallest: edge of the box in voxels, at least.
+    """
+
+    def __init__(self, prob: float = 0.4, smallest: int = 16) -> None:
+        self.prob, self.smallest = prob, smallest
+
+    def __call__(self, data: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        data = dict(data)
+        if self.R.random() >= self.prob:
+            return data
+        box = [slice(None)]
+        for n in data["image"].shape[1:]:
+            edge = int(self.R.randint(min(self.smallest, n), n + 1))
+            start = int(self.R.randint(0, n - edge + 1))
+            box.append(slice(start, start + edge))
+        for key in ("image", "lesions", "organs"):
+            cut = torch.zeros_like(data[key])
+            cut[tuple(box)] = data[key][tuple(box)]
+            data[key] = cut
+        return data
+
+
 class RandAppearance(Randomizable, Transform):
     """Gamma, brightness, contrast and noise on a normalized image: scanners and windows that phantoms did not have.
 
@@ -114,7 +154,7 @@ class RandAppearance(Randomizable, Transform):
         if draw() < self.prob:
             image = image.clamp_min(0) ** float(draw(0.7, 1.4))
         if draw() < self.prob:
-            image = image * float(draw(0.85, 1.15)) + float(draw(-0.08, 0.08))
+            image = image * float(draw(0.8, 1.25)) + float(draw(-0.08, 0.08))
         if draw() < self.prob:
             generator = torch.Generator().manual_seed(int(draw() * 2**31))
             image = image + torch.randn(image.shape, generator=generator) * float(draw(0, 0.05))

@@ -202,5 +202,5 @@ def diameter_of(draw: Draw, category: str, host_volume_mm3: float, difficulty: f
     """Diameter in mm, log-uniform in the category's range and bounded by the host; easy lesions are large."""
     low, high = DIAMETERS.get(category, (9, 65))
     high = min(high, max(low * 1.3, 1.25 * host_volume_mm3 ** (1 / 3)))
-    low = low + (high - low) * 0.35 * (1 - difficulty)
+    low = low + (high - low) * 0.35 * max(0.0, 1 - difficulty)
     return draw.log_uniform(low, max(high, low * 1.05))

@@ -68,7 +68,7 @@ def generate(
     Args:
         shape: voxels. spacing: mm. region: limb, abdomen, chest, head, pelvis or abstract. modality: CT or MR.
         category: a name of LESIONS, "healthy", or None for what training draws: a seen category, or nothing.
-        difficulty: 0 draws large and clear lesions, 1 the whole range.
+        difficulty: 0 draws large and clear lesions, 1 the whole range, 1.4 the same sizes at under half the contrast.
 
     Raises:
         PhantomError: no such category, region or modality, or the region has no host organ for the category.
