@@ -30,7 +30,7 @@ demo: $(VENV)/.ready
 	$(PY) scripts/demo.py --out "$(OUT)" $(if $(SCAN),--scan "$(SCAN)") $(if $(PROMPT),--prompt "$(PROMPT)")
 
 test: $(VENV)/.ready
-	$(PY) -m pytest -q tests --ignore=tests/e2e
+	$(PY) -m pytest -q -n auto --maxprocesses 4 --dist loadfile tests --ignore=tests/e2e
 
 lint: $(VENV)/.ready
 	$(PY) -m ruff check .

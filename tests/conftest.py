@@ -10,6 +10,8 @@ os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "bundle"), os.environ.get
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ.setdefault("MPLBACKEND", "Agg")
+if "PYTEST_XDIST_WORKER" in os.environ:  # every core has a process of its own already
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 
