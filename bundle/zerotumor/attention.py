@@ -47,5 +47,11 @@ def flatten(volume: Tensor) -> Tensor:
 
 
 def masks_of(queries: Tensor, features: Tensor) -> Tensor:
-    """Dot product of queries (B, N, C) with features (B, C, X, Y, Z) -> mask logits (B, N, X, Y, Z)."""
-    return torch.einsum("bnc,bcxyz->bnxyz", queries, features)
+    """Dot product of queries (B, N, C) with features (B, C, X, Y, Z) -> mask logits (B, N, X, Y, Z).
+
+    Queries of width C + 1 bring an offset as their last number, which is added everywhere.
+    """
+    if queries.shape[-1] == features.shape[1]:
+        return torch.einsum("bnc,bcxyz->bnxyz", queries, features)
+    masks = torch.baddbmm(queries[..., -1:], queries[..., :-1], features.flatten(2))
+    return masks.unflatten(2, features.shape[2:])

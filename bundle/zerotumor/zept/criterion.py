@@ -11,6 +11,8 @@ from .classes import class_set
 from .options import Options
 from .samples import Truth
 
+BACKGROUND = 0.2
+"""Weight of a background voxel in the grouping: most voxels are background."""
 SPARSE = 2
 """Classes that a patch does not have are judged on every other voxel along each axis: an eighth of the work."""
 
@@ -48,11 +50,16 @@ def partial_loss(logits: Tensor, truth: list[Tensor], present: Tensor, annotated
     return total
 
 
-def organ_loss(logits: Tensor, truth: Truth, organs: int) -> Tensor:
-    """`partial_loss` of organ logits (B, N [+ background], x, y, z), on any grid that divides that of the labels."""
+def coarse_labels(truth: Truth, logits: Tensor, organs: int) -> Tensor:
+    """Organ labels (B, x, y, z) on the coarser grid of some logits (B, C, x, y, z); what is no organ is background, N."""
     steps = [full // coarse for full, coarse in zip(truth.organs.shape[1:], logits.shape[2:], strict=True)]
     labels = truth.organs[:, :: steps[0], :: steps[1], :: steps[2]]
-    labels = torch.where(labels < 0, organs, labels)  # what is no organ is background
+    return torch.where(labels < 0, organs, labels)
+
+
+def organ_loss(logits: Tensor, truth: Truth, organs: int) -> Tensor:
+    """`partial_loss` of organ logits (B, N [+ background], x, y, z), on any grid that divides that of the labels."""
+    labels = coarse_labels(truth, logits, organs)
     count = logits.shape[1]
     present = torch.stack([torch.bincount(x.flatten(), minlength=organs + 1)[:count] > 0 for x in labels])
     annotated = truth.annotated[:, :count]
@@ -60,13 +67,33 @@ def organ_loss(logits: Tensor, truth: Truth, organs: int) -> Tensor:
     return partial_loss(logits, masks, present, annotated)
 
 
+def grouping_loss(logits: Tensor, truth: Truth, organs: int) -> Tensor:
+    """Cross-entropy of a level's grouping: each voxel to the query of its organ. An addition of ours.
+
+    Only voxels whose class is annotated count; where there is no background query (N logits), only those in organs.
+
+    Args:
+        logits: (B, N [+ background], x, y, z), of `grouping.GroupingBlock`, on any grid that divides that of the labels.
+    """
+    labels = coarse_labels(truth, logits, organs)
+    known = truth.annotated[:, : logits.shape[1]]
+    padded = F.pad(known, (0, organs + 1 - known.shape[1]))
+    wanted = torch.stack([row[label] for row, label in zip(padded, labels, strict=True)])
+    if not wanted.any():
+        return logits.sum() * 0
+    weights = logits.new_ones(logits.shape[1])
+    weights[organs:] = BACKGROUND
+    return F.cross_entropy(logits, torch.where(wanted, labels, -100), weights, ignore_index=-100)
+
+
 class ZeptLoss(nn.Module):
     """Weighted sum of the parts; `self.last` holds the parts of the last call, for logging.
 
     Args:
         classes: name of the class set. organ, tumor, align: weights, 1 in the paper. deep: weight of the organs' loss on
-        the four coarse levels, 0 in the paper, whose anomaly maps there are trained by nothing. similarity, targets: see
-        `options.Options`. normalize: of the alignment's targets, see `contrast.multi_positive_cross_entropy`.
+        the four coarse levels, 0 in the paper, whose anomaly maps there are trained by nothing. grouping: weight of
+        `grouping_loss`, 0 in the paper. similarity, targets: see `options.Options`. normalize: of the alignment's
+        targets, see `contrast.multi_positive_cross_entropy`.
     """
 
     def __init__(
@@ -76,6 +103,7 @@ class ZeptLoss(nn.Module):
         tumor: float = 1.0,
         align: float = 0.3,
         deep: float = 0.5,
+        grouping: float = 0.25,
         similarity: str = "cosine",
         targets: str = "cloned",
         normalize: bool = True,
@@ -83,7 +111,7 @@ class ZeptLoss(nn.Module):
         super().__init__()
         Options(similarity=similarity, targets=targets)  # to check them
         self.classes = class_set(classes)
-        self.weights = {"organ": organ, "tumor": tumor, "align": align, "deep": deep}
+        self.weights = {"organ": organ, "tumor": tumor, "align": align, "deep": deep, "grouping": grouping}
         self.similarity, self.normalize = similarity, normalize
         self.targets = alignment_targets(self.classes, aliased=targets == "aliased")
         self.last: dict[str, float] = {}
@@ -95,6 +123,9 @@ class ZeptLoss(nn.Module):
         if self.weights["deep"]:
             levels = outputs["responses"]
             parts["deep"] = sum(organ_loss(r, truth, organs) for r in levels) / len(levels)
+        if self.weights["grouping"]:
+            levels = outputs["grouping"]
+            parts["grouping"] = sum(grouping_loss(g, truth, organs) for g in levels) / len(levels)
         if "tumors" in outputs:
             parts["tumor"] = self._tumors(outputs["tumors"], truth)
             parts["align"] = alignment_loss(

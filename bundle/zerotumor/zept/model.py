@@ -24,6 +24,8 @@ from .pyramid import LEVELS, Pyramid, ResidualPyramid, SwinPyramid, check_edges
 from .refine import QueryRefine
 from .selection import asks_for_anomaly, fixed_slot, slot_weights, wanted_hosts
 
+RARE = -3.0
+"""Logit that a class starts from: most organs and all tumors fill few voxels."""
 SCORE_VOXELS = 8
 """A prompt's score is the mean probability of its so many most probable voxels: one voxel alone says nothing."""
 
@@ -82,6 +84,12 @@ class ZePT(Segmenter):
         self.organ_head, self.anomaly_head = (nn.Linear(widths[-1], masks) for _ in range(2))
         self.tumor_head = nn.Linear(width, masks)
         self.mask_norm = nn.LayerNorm(masks)  # one for organs, anomaly and tumors, as in the paper
+        if self.options.offset == "learned":
+            start = torch.full((self.claimed,), RARE)
+            start[self.organs :] = -RARE  # the background is everywhere, unless something else is
+            self.organ_offset, self.anomaly_offset = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+            self.level_offsets = nn.Parameter(start.repeat(LEVELS, 1))
+            self.tumor_offset = nn.Parameter(torch.full((self.tumors,), RARE))
         self.align = nn.Sequential(nn.Linear(width, text_dim), nn.LayerNorm(text_dim))
         self.bank = KnowledgeBank(self.classes, text_dim)
         self.log_temperature = nn.Parameter(torch.tensor(0.07).log())
@@ -98,26 +106,27 @@ class ZePT(Segmenter):
 
     # ---- what does not depend on the prompt -------------------------------------------------------------------------
 
-    def look(self, image: Tensor) -> tuple[Pyramid, list[Tensor]]:
-        """(B, 2, X, Y, Z) -> maps of the backbone, organ queries Q^f_i of the four levels."""
+    def look(self, image: Tensor) -> tuple[Pyramid, list[Tensor], list[Tensor]]:
+        """(B, 2, X, Y, Z) -> maps of the backbone, organ queries Q^f_i and grouping logits of the four levels."""
         check_edges(image, self.backbone.stride)
         pyramid = self.backbone(image[:, -self.in_channels :])
-        return pyramid, self.fundamental(pyramid.encoder)
+        return pyramid, *self.fundamental(pyramid.encoder)
 
     def encode_image(self, image: Tensor) -> dict[str, Tensor]:
         """All that is known of an image (B, 2, X, Y, Z) before a prompt.
 
         Returns:
-            mask (B, M, X, Y, Z): what masks are read from; organ_weights (B, N, M); organ_queries (B, N, d_0);
+            mask (B, M, X, Y, Z): what masks are read from; organ_weights (B, N, M [+ 1]); organ_queries (B, N, d_0);
             memory0..3 (B, d_i, x, y, z) and anomaly0..3 (B, 1, x, y, z), coarse to fine; anomaly (B, 1, X, Y, Z): S_full;
             limits (B, 5, 2): minimum and maximum of those five anomaly maps.
         """
-        pyramid, queries = self.look(image)
-        scores = [anomaly_map(q, m) for q, m in zip(queries, pyramid.decoder, strict=True)]
+        pyramid, queries, _ = self.look(image)
+        pairs = zip(self.level_weights(queries), pyramid.decoder, strict=True)
+        scores = [anomaly_map(w, m) for w, m in pairs]
         scores.append(self.full_anomaly(queries[-1], pyramid.mask))
         return {
             "mask": pyramid.mask,
-            "organ_weights": self.mask_norm(self.organ_head(queries[-1])),
+            "organ_weights": self.organ_weights(queries[-1]),
             "organ_queries": queries[0],
             "anomaly": scores[-1],
             "limits": torch.stack([value_range(s) for s in scores], 1),
@@ -127,7 +136,26 @@ class ZePT(Segmenter):
 
     def full_anomaly(self, queries: Tensor, mask: Tensor) -> Tensor:
         """S_full: Q^f_3 (B, N, d_3) against P (B, M, X, Y, Z) -> (B, 1, X, Y, Z). Not normalized, not detached."""
-        return anomaly_map(self.mask_norm(self.anomaly_head(queries)), mask)
+        return anomaly_map(self.offset(self.mask_norm(self.anomaly_head(queries)), "anomaly"), mask)
+
+    def offset(self, weights: Tensor, name: str) -> Tensor:
+        """Weights (B, N, M) with the offsets of "organ", "anomaly" or "tumor", if there are any, behind: (B, N, M + 1)."""
+        if self.options.offset == "none":
+            return weights
+        return torch.cat([weights, getattr(self, f"{name}_offset").expand(len(weights), -1)[..., None].to(weights)], -1)
+
+    def organ_weights(self, queries: Tensor) -> Tensor:
+        """Q^f_3 (B, N, d_3) -> w^f (B, N, M [+ 1])."""
+        return self.offset(self.mask_norm(self.organ_head(queries)), "organ")
+
+    def level_weights(self, queries: Sequence[Tensor]) -> list[Tensor]:
+        """Q^f_i (B, N, d_i) of the levels -> what their maps F_i are multiplied with, (B, N, d_i [+ 1])."""
+        # Scaled as in attention, which changes no visual prompt: its map is normalized from minimum to maximum.
+        scaled = [q * q.shape[-1] ** -0.5 for q in queries]
+        if self.options.offset == "none":
+            return scaled
+        offsets = self.level_offsets[:, None, :, None].expand(-1, len(queries[0]), -1, -1)
+        return [torch.cat([q, o.to(q)], -1) for q, o in zip(scaled, offsets, strict=True)]
 
     def shared(self, windows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Limits of the anomaly maps over all windows of a scan, from those of each; see `options.anomaly_range`."""
@@ -156,8 +184,8 @@ class ZePT(Segmenter):
         return self.refine(features["organ_queries"], memory, closed)
 
     def tumor_weights(self, refined: Tensor) -> Tensor:
-        """Z -> w^a (B, K, M)."""
-        return self.mask_norm(self.tumor_head(refined[:, -self.tumors :]))
+        """Z -> w^a (B, K, M [+ 1])."""
+        return self.offset(self.mask_norm(self.tumor_head(refined[:, -self.tumors :])), "tumor")
 
     def seen_anomaly(self, anomaly: Tensor, organs: Tensor, hosts: Tensor) -> Tensor:
         """What K tumors get of the anomaly (B, 1, X, Y, Z): organ logits (B, N, X, Y, Z), hosts (K, N) -> (B, K, ...)."""
@@ -219,6 +247,8 @@ class ZePT(Segmenter):
             raise ValueError(f"training has stages 1 (organs) and 2 (tumors), not {stage}")
         if stage == 2 and int(self.stage) < 2:
             self.anomaly_head.load_state_dict(self.organ_head.state_dict())
+            if self.options.offset == "learned":
+                self.anomaly_offset.copy_(self.organ_offset)
         self.stage.fill_(stage)
 
     def groups(self, learning_rate: float, backbone: float = 1.0) -> list[dict]:
@@ -232,16 +262,14 @@ class ZePT(Segmenter):
         """Everything the loss needs; see `criterion.ZeptLoss`.
 
         Returns:
-            organs (B, N [+ background], X, Y, Z): logits; responses: the same of four levels; in stage 2 also tumors
-            (B, K, X, Y, Z) and aligned (B, N + K, text_dim).
+            organs (B, N [+ background], X, Y, Z): logits; responses, grouping: the same of four levels; in stage 2 also
+            tumors (B, K, X, Y, Z) and aligned (B, N + K, text_dim).
         """
-        pyramid, queries = self.look(image)
-        organs = masks_of(self.mask_norm(self.organ_head(queries[-1])), pyramid.mask)
-        # Scaled as in attention, which changes no visual prompt: its map is normalized from minimum to maximum.
-        pairs = zip(queries, pyramid.decoder, strict=True)
-        responses = [masks_of(q * q.shape[-1] ** -0.5, m) for q, m in pairs]
+        pyramid, queries, grouping = self.look(image)
+        organs = masks_of(self.organ_weights(queries[-1]), pyramid.mask)
+        responses = [masks_of(w, m) for w, m in zip(self.level_weights(queries), pyramid.decoder, strict=True)]
         if stage == 1:
-            return {"organs": organs, "responses": responses}
+            return {"organs": organs, "responses": responses, "grouping": grouping}
         scores = [-r.detach().amax(1, keepdim=True) for r in responses]
         closed = [blocked(s, value_range(s)) for s in scores]  # in training, a patch is all there is of a scan
         refined = self.refine(queries[0], pyramid.encoder, closed)
@@ -251,6 +279,7 @@ class ZePT(Segmenter):
         return {
             "organs": self.corrected(organs, anomaly),
             "responses": responses,
+            "grouping": grouping,
             "tumors": tumors + self.seen_anomaly(anomaly, organs[:, : self.organs], self.hosts),
             "aligned": self.align(known),
             "knowledge": self.bank(),
