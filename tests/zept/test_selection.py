@@ -2,10 +2,10 @@
 
 import torch
 
-from zerotumor.prompts import parse
+from zerotumor.prompts import asks_for_anomaly, parse
 from zerotumor.text import load_text_encoder
 from zerotumor.zept.classes import ANY, class_set
-from zerotumor.zept.selection import asks_for_anomaly, slot_weights, wanted_hosts
+from zerotumor.zept.selection import slot_weights, wanted_hosts
 
 STARTER = class_set("starter")
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..attention import masks_of
 from ..contrast import clamped_temperature
-from ..prompts import Prompt
+from ..prompts import Prompt, asks_for_anomaly
 from ..segmenter import Segmentation, Segmenter
 from .alignment import KnowledgeBank
 from .anomaly import anomaly_map, blocked, host_gate, limit, normalize, value_range
@@ -22,7 +22,7 @@ from .grouping import FundamentalQueries
 from .options import Options
 from .pyramid import LEVELS, Pyramid, ResidualPyramid, SwinPyramid, check_edges
 from .refine import QueryRefine
-from .selection import asks_for_anomaly, fixed_slot, slot_weights, wanted_hosts
+from .selection import fixed_slot, slot_weights, wanted_hosts
 
 RARE = -3.0
 """Logit that a class starts from: most organs and all tumors fill few voxels."""
@@ -76,6 +76,7 @@ class ZePT(Segmenter):
             self.backbone = ResidualPyramid(in_channels, channels, mask_channels)
         widths, masks = self.backbone.widths, self.backbone.mask_channels
         self.organs, self.tumors = len(self.classes.organs), len(self.classes.tumors)
+        self.organ_names = self.classes.organs
         self.whole_scan = ("limits",) if self.options.anomaly_range == "scan" else ()
         self.claimed = self.organs + (self.options.background == "learned")
         self.fundamental = FundamentalQueries(self.claimed, widths, heads)
@@ -168,6 +169,11 @@ class ZePT(Segmenter):
         """O (B, N, X, Y, Z): one channel an organ of `classes.organs`, corrected where the paper does."""
         logits = masks_of(features["organ_weights"][:, : self.organs], features["mask"])
         return self.corrected(logits, features["anomaly"])
+
+    def organ_maps(self, features: dict[str, Tensor]) -> Tensor:
+        """Probability of each organ of `classes.organs`; no organ is where none is more probable than not."""
+        organs = self.organ_logits(features).sigmoid()
+        return torch.cat([torch.full_like(organs[:, :1], 0.5), organs], 1)
 
     def corrected(self, logits: Tensor, anomaly: Tensor) -> Tensor:
         """Organ logits (B, >= N, X, Y, Z), the anomaly subtracted once for every tumor that the organ hosts (2.2.6)."""
