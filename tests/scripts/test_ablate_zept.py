@@ -8,7 +8,7 @@ import typer
 from ablate_zept import ROWS
 from typer.testing import CliRunner
 
-NETWORK = {"channels": [4, 4, 4, 4, 4], "mask_channels": 2, "width": 8, "heads": 2, "patch": 16, "spacing": 12.0}
+NETWORK = {"channels": [4, 4, 4, 4, 4], "mask_channels": 2, "width": 8, "heads": 2, "patch": 32, "spacing": 8.0}
 app = typer.Typer()
 app.command()(ablate_zept.main)
 
