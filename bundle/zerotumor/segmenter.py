@@ -99,8 +99,8 @@ def available(models: Path | None = None) -> list[str]:
     return [name for name, method in METHODS.items() if ((models or MODELS) / method.weights).is_file()]
 
 
-def build(method: str = "malenia", config: dict | None = None) -> Segmenter:
-    """A method with fresh weights; `config` holds its class's arguments.
+def class_of(method: str) -> type[Segmenter]:
+    """The class of a method.
 
     Raises:
         ValueError: the method is not registered.
@@ -108,7 +108,16 @@ def build(method: str = "malenia", config: dict | None = None) -> Segmenter:
     if method not in METHODS:
         raise ValueError(f"there is no method {method!r}: choose one of {', '.join(METHODS)}")
     module, name = METHODS[method].target.split(":")
-    return getattr(import_module(module), name)(**(config or {}))
+    return getattr(import_module(module), name)
+
+
+def build(method: str = "malenia", config: dict | None = None) -> Segmenter:
+    """A method with fresh weights; `config` holds its class's arguments.
+
+    Raises:
+        ValueError: the method is not registered.
+    """
+    return class_of(method)(**(config or {}))
 
 
 def sha256(path: Path) -> str:

@@ -7,7 +7,7 @@ import torch
 from fastapi import HTTPException
 from lib.engine import Engine
 from lib.history import Histories
-from lib.labels import ANOMALY, LABELS
+from lib.labels import ANOMALY, LABELS, offered
 from lib.tumor import Tumor
 
 from zerotumor.pipeline import segment_scan
@@ -34,9 +34,9 @@ def task(tmp_path_factory):
     scan = read_scan(folder / "scan.nii.gz")
     model = load("zept", folder)
     with torch.no_grad():  # the same offset for all: the anomaly's sign is then that of its distance from the median
-        model.anomaly_offset.zero_()
+        model.offsets.anomaly.zero_()
         image = segment_scan(model, scan, "anomaly", modality="CT", keep_probabilities=True).ungated
-        model.anomaly_offset.fill_(float(torch.logit(image.median())))
+        model.offsets.anomaly.fill_(float(torch.logit(image.median())))
     save(model, "zept", folder / "zept.pt", config=CONFIGS["zept"], encoder=encoder)
     engine = Engine(folder, 0.3, lambda: [folder])
     return Tumor(engine, Histories(folder / "clicks")), folder
@@ -72,3 +72,9 @@ def test_a_method_without_the_map_says_so(task):
     with pytest.raises(HTTPException, match="malenia has no map of anomalies") as refused:
         ask(task, method="malenia", prompt="anomaly")
     assert refused.value.status_code == 400
+
+
+def test_viewers_are_offered_the_label_where_a_method_draws_it(task):
+    assert ANOMALY in offered(["malenia", "zept"]) and ANOMALY not in offered(["malenia"])
+    assert offered(["malenia"]) == {k: v for k, v in LABELS.items() if k != ANOMALY}
+    assert task[0].labels == LABELS

@@ -2,6 +2,7 @@
 
 import torch
 
+from zerotumor.attention import LazyMasks, masks_of
 from zerotumor.zept.classes import ANY, class_set
 from zerotumor.zept.criterion import ZeptLoss, dice_loss, grouping_loss, organ_loss
 from zerotumor.zept.samples import COMPLETE, KINDS, annotation, truth_of
@@ -91,6 +92,22 @@ def test_right_organs_cost_nearly_nothing():
     right = torch.full((1, 33, 8, 8, 8), -12.0)
     right[0, 0, :4], right[0, 1, 4:6], right[0, 32, 6:] = 12.0, 12.0, 12.0
     assert organ_loss(right, truth, 32) < 0.01 < organ_loss(-right, truth, 32)
+
+
+def test_masks_that_are_not_computed_are_not_missed():
+    """Lazy masks cost and teach what whole ones do, with and without an offset."""
+    labels = [label(COMPLETE), label(annotation(["liver", "spleen"])), label(annotation([]))]
+    truth = truth_of(labels, STARTER)
+    for width in (6, 7):
+        queries, features = (
+            torch.randn(3, 33, width, requires_grad=True),
+            torch.randn(3, 6, 8, 8, 8, requires_grad=True),
+        )
+        lazy = LazyMasks(queries, features)
+        losses = organ_loss(lazy, truth, 32), organ_loss(masks_of(queries, features), truth, 32)
+        assert lazy.shape == (3, 33, 8, 8, 8) and torch.allclose(*losses, atol=1e-5)
+        first, second = (torch.autograd.grad(loss, (queries, features)) for loss in losses)
+        assert all(torch.allclose(a, b, atol=1e-5) and a.abs().sum() > 0 for a, b in zip(first, second, strict=True))
 
 
 def test_the_paper_has_no_loss_on_coarse_levels_and_none_on_the_grouping():

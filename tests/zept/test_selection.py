@@ -61,6 +61,7 @@ def scene(model):
     mask = torch.zeros_like(features["mask"])
     mask[:, 0, :8], mask[:, 1, 24:], mask[:, 2, 8:24] = 1, 1, 1
     weights = torch.full_like(features["organ_weights"], -20.0)
+    weights[..., mask.shape[1] :] = 0  # the offsets
     for name, channel in (("spleen", 0), ("liver", 1)):
         weights[:, STARTER.organs.index(name), channel] = 20
     return {**features, "mask": mask, "organ_weights": weights, "anomaly": torch.full_like(features["anomaly"], 30.0)}

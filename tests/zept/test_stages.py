@@ -67,7 +67,7 @@ def test_the_first_stage_leaves_the_tumor_queries_alone(make, phantoms):
     model = make().train()
     image, truth, _, keywords = prepare_batch(collate(list(phantoms)), "cpu", stage=1)
     ZeptLoss()(model(image, **keywords), truth).backward()
-    idle = (*model.refine.parameters(), *model.anomaly_head.parameters(), model.anomaly_offset, model.tumor_offset)
+    idle = (*model.refine.parameters(), *model.anomaly_head.parameters(), model.offsets.anomaly, model.offsets.tumor)
     assert all(p.grad is None for p in idle)
     assert model.fundamental.queries.grad.abs().sum() > 0
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from zerotumor.prompts import Prompt, asks_for_anomaly
+from zerotumor.segmenter import class_of
 from zerotumor.vocabulary import LESIONS
 
 from .options import refuse
@@ -16,6 +17,12 @@ ANOMALY = "anomaly"
 """Label of what a method calls unusual, whatever it is."""
 NAMES = (*FREE, *(name for name in LESIONS if name != "abstract lesion"), ANOMALY)
 LABELS = {name: index for index, name in enumerate(NAMES, 1)}
+
+
+def offered(methods: Sequence[str]) -> dict[str, int]:
+    """Labels that viewers are told of: "anomaly" only where a method draws it."""
+    draws = any(ANOMALY in class_of(name).maps for name in methods)
+    return {name: number for name, number in LABELS.items() if draws or name != ANOMALY}
 
 
 def prompts_of(indices: Sequence[int]) -> list[str]:

@@ -15,7 +15,7 @@ from zerotumor.uncertainty import case_uncertainty
 from . import answers
 from .engine import Engine
 from .history import Histories
-from .labels import ANOMALY, LABELS, numbers_of, prompts_of
+from .labels import ANOMALY, numbers_of, offered, prompts_of
 from .options import TumorOptions, checked, refuse
 
 
@@ -29,7 +29,7 @@ class Tumor(InferTask):
     def __init__(self, engine: Engine, histories: Histories, push: Callable | None = None) -> None:
         super().__init__(
             type=InferType.SEGMENTATION,
-            labels=LABELS,
+            labels=offered(engine.methods()),
             dimension=3,
             description="Find what you describe: write it into the prompt, several separated by ';'",
             config={"prompt": "tumor", "method": engine.methods(), "modality": ["auto", "CT", "MR"], "overlap": 0.5},

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..attention import LazyMasks
 from .alignment import alignment_loss, alignment_targets
 from .classes import class_set
 from .options import Options
@@ -27,7 +28,7 @@ def dice_loss(logits: Tensor, truth: Tensor) -> Tensor:
     return 1 - 2 * (p * g).sum(1) / (p.sum(1) + g.sum(1) + 1)
 
 
-def partial_loss(logits: Tensor, truth: list[Tensor], present: Tensor, annotated: Tensor) -> Tensor:
+def partial_loss(logits: Tensor | LazyMasks, truth: list[Tensor], present: Tensor, annotated: Tensor) -> Tensor:
     """Dice + binary cross-entropy over annotated classes alone; others get no gradient at all.
 
     Args:
@@ -39,25 +40,27 @@ def partial_loss(logits: Tensor, truth: list[Tensor], present: Tensor, annotated
         all annotated ones; 0 if there are none.
     """
     here, absent = annotated & present, annotated & ~present
-    total = logits.new_zeros(())
+    lazy = isinstance(logits, LazyMasks)
+    total = torch.zeros((), device=present.device)
     if here.any():
-        rows, masks = logits[here], torch.stack(truth).to(logits)
+        rows = logits.rows(here) if lazy else logits[here]
+        masks = torch.stack(truth).to(rows)
         entropy = F.binary_cross_entropy_with_logits(rows, masks, reduction="none").flatten(1).mean(1)
         total = total + dice_loss(rows, masks).mean() + entropy.sum() / annotated.sum()
     if absent.any():
-        rows = logits[:, :, ::SPARSE, ::SPARSE, ::SPARSE][absent]
+        rows = (logits.every(SPARSE) if lazy else logits[:, :, ::SPARSE, ::SPARSE, ::SPARSE])[absent]
         total = total + F.softplus(rows).flatten(1).mean(1).sum() / annotated.sum()
     return total
 
 
-def coarse_labels(truth: Truth, logits: Tensor, organs: int) -> Tensor:
+def coarse_labels(truth: Truth, logits: Tensor | LazyMasks, organs: int) -> Tensor:
     """Organ labels (B, x, y, z) on the coarser grid of some logits (B, C, x, y, z); what is no organ is background, N."""
     steps = [full // coarse for full, coarse in zip(truth.organs.shape[1:], logits.shape[2:], strict=True)]
     labels = truth.organs[:, :: steps[0], :: steps[1], :: steps[2]]
     return torch.where(labels < 0, organs, labels)
 
 
-def organ_loss(logits: Tensor, truth: Truth, organs: int) -> Tensor:
+def organ_loss(logits: Tensor | LazyMasks, truth: Truth, organs: int) -> Tensor:
     """`partial_loss` of organ logits (B, N [+ background], x, y, z), on any grid that divides that of the labels."""
     labels = coarse_labels(truth, logits, organs)
     count = logits.shape[1]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..attention import masks_of
+from ..attention import LazyMasks, masks_of
 from ..contrast import clamped_temperature
 from ..prompts import Prompt, asks_for_anomaly
 from ..segmenter import Segmentation, Segmenter
@@ -19,13 +19,12 @@ from .alignment import KnowledgeBank
 from .anomaly import anomaly_map, blocked, host_gate, limit, normalize, value_range
 from .classes import class_set
 from .grouping import FundamentalQueries
+from .offsets import Offsets
 from .options import Options
 from .pyramid import LEVELS, Pyramid, ResidualPyramid, SwinPyramid, check_edges
 from .refine import QueryRefine
 from .selection import fixed_slot, slot_weights, wanted_hosts
 
-RARE = -3.0
-"""Logit that a class starts from: most organs and all tumors fill few voxels."""
 SCORE_VOXELS = 8
 """A prompt's score is the mean probability of its so many most probable voxels: one voxel alone says nothing."""
 
@@ -85,12 +84,8 @@ class ZePT(Segmenter):
         self.organ_head, self.anomaly_head = (nn.Linear(widths[-1], masks) for _ in range(2))
         self.tumor_head = nn.Linear(width, masks)
         self.mask_norm = nn.LayerNorm(masks)  # one for organs, anomaly and tumors, as in the paper
-        if self.options.offset == "learned":
-            start = torch.full((self.claimed,), RARE)
-            start[self.organs :] = -RARE  # the background is everywhere, unless something else is
-            self.organ_offset, self.anomaly_offset = nn.Parameter(start.clone()), nn.Parameter(start.clone())
-            self.level_offsets = nn.Parameter(start.repeat(LEVELS, 1))
-            self.tumor_offset = nn.Parameter(torch.full((self.tumors,), RARE))
+        learned = self.options.offset == "learned"
+        self.offsets = Offsets(self.organs, self.claimed, self.tumors) if learned else None
         self.align = nn.Sequential(nn.Linear(width, text_dim), nn.LayerNorm(text_dim))
         self.bank = KnowledgeBank(self.classes, text_dim)
         self.log_temperature = nn.Parameter(torch.tensor(0.07).log())
@@ -137,26 +132,21 @@ class ZePT(Segmenter):
 
     def full_anomaly(self, queries: Tensor, mask: Tensor) -> Tensor:
         """S_full: Q^f_3 (B, N, d_3) against P (B, M, X, Y, Z) -> (B, 1, X, Y, Z). Not normalized, not detached."""
-        return anomaly_map(self.offset(self.mask_norm(self.anomaly_head(queries)), "anomaly"), mask)
-
-    def offset(self, weights: Tensor, name: str) -> Tensor:
-        """Weights (B, N, M) with the offsets of "organ", "anomaly" or "tumor", if there are any, behind: (B, N, M + 1)."""
-        if self.options.offset == "none":
-            return weights
-        return torch.cat([weights, getattr(self, f"{name}_offset").expand(len(weights), -1)[..., None].to(weights)], -1)
+        weights = self.mask_norm(self.anomaly_head(queries))
+        return anomaly_map(self.offsets.behind(weights, self.offsets.anomaly) if self.offsets else weights, mask)
 
     def organ_weights(self, queries: Tensor) -> Tensor:
         """Q^f_3 (B, N, d_3) -> w^f (B, N, M [+ 1])."""
-        return self.offset(self.mask_norm(self.organ_head(queries)), "organ")
+        weights = self.mask_norm(self.organ_head(queries))
+        return self.offsets.behind(weights, self.offsets.organ) if self.offsets else weights
 
     def level_weights(self, queries: Sequence[Tensor]) -> list[Tensor]:
         """Q^f_i (B, N, d_i) of the levels -> what their maps F_i are multiplied with, (B, N, d_i [+ 1])."""
         # Scaled as in attention, which changes no visual prompt: its map is normalized from minimum to maximum.
         scaled = [q * q.shape[-1] ** -0.5 for q in queries]
-        if self.options.offset == "none":
+        if self.offsets is None:
             return scaled
-        offsets = self.level_offsets[:, None, :, None].expand(-1, len(queries[0]), -1, -1)
-        return [torch.cat([q, o.to(q)], -1) for q, o in zip(scaled, offsets, strict=True)]
+        return [self.offsets.behind(q, o) for q, o in zip(scaled, self.offsets.levels, strict=True)]
 
     def shared(self, windows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Limits of the anomaly maps over all windows of a scan, from those of each; see `options.anomaly_range`."""
@@ -191,7 +181,8 @@ class ZePT(Segmenter):
 
     def tumor_weights(self, refined: Tensor) -> Tensor:
         """Z -> w^a (B, K, M [+ 1])."""
-        return self.offset(self.mask_norm(self.tumor_head(refined[:, -self.tumors :])), "tumor")
+        weights = self.mask_norm(self.tumor_head(refined[:, -self.tumors :]))
+        return self.offsets.behind(weights, self.offsets.tumor) if self.offsets else weights
 
     def seen_anomaly(self, anomaly: Tensor, organs: Tensor, hosts: Tensor) -> Tensor:
         """What K tumors get of the anomaly (B, 1, X, Y, Z): organ logits (B, N, X, Y, Z), hosts (K, N) -> (B, K, ...)."""
@@ -253,8 +244,8 @@ class ZePT(Segmenter):
             raise ValueError(f"training has stages 1 (organs) and 2 (tumors), not {stage}")
         if stage == 2 and int(self.stage) < 2:
             self.anomaly_head.load_state_dict(self.organ_head.state_dict())
-            if self.options.offset == "learned":
-                self.anomaly_offset.copy_(self.organ_offset)
+            if self.offsets:
+                self.offsets.anomaly.copy_(self.offsets.organ)
         self.stage.fill_(stage)
 
     def groups(self, learning_rate: float, backbone: float = 1.0) -> list[dict]:
@@ -268,14 +259,15 @@ class ZePT(Segmenter):
         """Everything the loss needs; see `criterion.ZeptLoss`.
 
         Returns:
-            organs (B, N [+ background], X, Y, Z): logits; responses, grouping: the same of four levels; in stage 2 also
-            tumors (B, K, X, Y, Z) and aligned (B, N + K, text_dim).
+            organs (B, N [+ background], X, Y, Z): logits (in stage 1 `LazyMasks`); responses, grouping: the same of four
+            levels; in stage 2 also tumors (B, K, X, Y, Z) and aligned (B, N + K, text_dim).
         """
         pyramid, queries, grouping = self.look(image)
-        organs = masks_of(self.organ_weights(queries[-1]), pyramid.mask)
+        organs = LazyMasks(self.organ_weights(queries[-1]), pyramid.mask)
         responses = [masks_of(w, m) for w, m in zip(self.level_weights(queries), pyramid.decoder, strict=True)]
         if stage == 1:
             return {"organs": organs, "responses": responses, "grouping": grouping}
+        organs = organs.every(1)
         scores = [-r.detach().amax(1, keepdim=True) for r in responses]
         closed = [blocked(s, value_range(s)) for s in scores]  # in training, a patch is all there is of a scan
         refined = self.refine(queries[0], pyramid.encoder, closed)
