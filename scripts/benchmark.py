@@ -1,7 +1,7 @@
 """How fast things are on this machine: phantoms a second and core, a 256 x 256 x 128 CT from scan to mask, the same through
 the MONAI Label server.
 
-python scripts/benchmark.py --phantoms --segment --server --out bundle/docs/speed.md
+python scripts/benchmark.py --phantoms --segment --server --method malenia,zept --out bundle/docs/speed.md
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1] / part) for part in ("bundle", "scripts")]
+BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
+sys.path[:0] = [str(BUNDLE), str(Path(__file__).resolve().parent)]
 
 import nibabel as nib
 import numpy as np
 import requests
 import torch
 import typer
+from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from rich.console import Console
 from rich.table import Table
@@ -30,7 +32,8 @@ from serve import monai_label
 
 from zerotumor.phantom import BODIES, Phantom, generate
 from zerotumor.pipeline import encode_scan, segment_scan
-from zerotumor.segmenter import load
+from zerotumor.segmenter import METHODS, Segmenter, available, build, load
+from zerotumor.text import load_text_encoder
 from zerotumor.volumes import write_atomically
 
 SPACING = (1.4, 1.4, 2.5)
@@ -62,19 +65,40 @@ def clinical_ct() -> Phantom:
     return generate(1, region="abdomen", modality="CT", category="healthy", shape=(256, 256, 128), spacing=SPACING)
 
 
-def segment_times() -> Figures:
-    """Seconds for a clinical-sized abdomen: first prompt, further prompt on kept features."""
+def model_of(method: str) -> tuple[Segmenter, str]:
+    """A method with its starter weights, or, where there are none, with fresh ones of their size; and what to call it.
+
+    Speed does not depend on what the weights are.
+    """
+    if method in available():
+        return load(method), method
+    parser = ConfigParser()
+    parser.read_config(str(BUNDLE / "configs" / f"{method}.yaml"))
+    torch.manual_seed(0)
+    model, encoder = build(method, parser.get_parsed_content("network_config")), load_text_encoder()
+    model.bank.fill(encoder)
+    model.encoder = encoder
+    return model.eval(), f"{method}, untrained"
+
+
+def segment_times(methods: list[str]) -> Figures:
+    """Seconds for a clinical-sized abdomen: first prompt, further prompt on kept features; one method after the other."""
     scan = MetaTensor(clinical_ct().image, affine=np.diag([*SPACING, 1.0]), meta={"modality": "CT"})
-    model = load("malenia")
-    rows = []
-    for name, prompt in (("one prompt", "liver tumor"), ("four prompts", "liver tumor; kidney tumor; cyst; sarcoma")):
+    rows, first = [], {}
+    for method in methods:
+        model, name = model_of(method)
+        for what, prompt in (("one", "liver tumor"), ("four", "liver tumor; kidney tumor; cyst; sarcoma")):
+            started = time.perf_counter()
+            segment_scan(model, scan, prompt)
+            seconds = time.perf_counter() - started
+            first.setdefault(name, seconds)
+            rows.append((f"{name}: scan to masks, {what} prompt{'s' * (what == 'four')}", f"{seconds:.1f}"))
+        encoded = encode_scan(model, scan)
         started = time.perf_counter()
-        segment_scan(model, scan, prompt)
-        rows.append((f"scan to masks, {name}", f"{time.perf_counter() - started:.1f}"))
-    encoded = encode_scan(model, scan)
-    started = time.perf_counter()
-    segment_scan(model, encoded, "renal cyst")
-    rows.append(("another prompt on kept features", f"{time.perf_counter() - started:.1f}"))
+        segment_scan(model, encoded, "renal cyst")
+        rows.append((f"{name}: another prompt on kept features", f"{time.perf_counter() - started:.1f}"))
+    (reference, unit), *others = first.items()
+    rows += [(f"{name} against {reference}, one prompt", f"{s / unit:.2f} times") for name, s in others]
     return ("256 x 256 x 128 CT", "seconds"), rows
 
 
@@ -114,12 +138,17 @@ def main(
     phantoms: Annotated[bool, typer.Option("--phantoms", help="phantoms a second")] = False,
     segment: Annotated[bool, typer.Option("--segment", help="a clinical-sized scan")] = False,
     server: Annotated[bool, typer.Option("--server", help="the same through the MONAI Label server")] = False,
+    method: Annotated[str, typer.Option(help=f"for --segment: {', '.join(METHODS)}; several with commas")] = "malenia",
     edge: Annotated[int, typer.Option(help="voxels of a phantom's edge")] = 64,
     spacing: Annotated[float, typer.Option(help="mm")] = 3.0,
     count: Annotated[int, typer.Option(help="phantoms a region")] = 8,
     out: Annotated[Path | None, typer.Option(help="Markdown file for the tables")] = None,
 ) -> None:
     """Measure speed; all parts unless some are chosen."""
+    unknown = [name for name in method.split(",") if name not in METHODS]
+    if unknown:
+        console.print(f"[red]there is no method {unknown[0]!r}: choose among {', '.join(METHODS)}")
+        raise typer.Exit(2)
     chosen = {"phantoms": phantoms, "segment": segment, "server": server}
     if not any(chosen.values()):
         chosen = dict.fromkeys(chosen, True)
@@ -127,7 +156,7 @@ def main(
     if chosen["phantoms"]:
         pages.append(show(phantom_rates(edge, spacing, count)))
     if chosen["segment"]:
-        pages.append(show(segment_times()))
+        pages.append(show(segment_times(method.split(","))))
     if chosen["server"]:
         pages.append(show(server_times()))
     if out is not None:

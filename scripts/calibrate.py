@@ -27,7 +27,8 @@ from zerotumor.inferer import encode_volume, segment_volume
 from zerotumor.metrics import dice, milliliters
 from zerotumor.phantom import generate
 from zerotumor.prompts import parse
-from zerotumor.segmenter import Segmenter, load
+from zerotumor.segmenter import Segmenter, WeightsError, load
+from zerotumor.text import TextEncoderError
 from zerotumor.transforms import prepare
 from zerotumor.volumes import write_atomically
 
@@ -44,6 +45,7 @@ HEALTHY = {
     "pelvis": "tumor",
     "chest": "tumor",
 }
+CONFIGS = {"malenia": "configs/inference.yaml", "zept": "configs/zept.yaml"}
 console = Console()
 
 
@@ -89,7 +91,13 @@ def main(
     count: Annotated[int, typer.Option(help="phantoms with a lesion, and as many without")] = 40,
 ) -> None:
     """Calibrate theta and write it to the record."""
-    model = load("malenia", weights)
+    path = weights.with_suffix(".json")
+    record = json.loads(path.read_text()) if path.is_file() else {}
+    try:
+        model = load(record.get("method", "malenia"), weights)
+    except (WeightsError, TextEncoderError) as error:
+        console.print(f"[red]{error}")
+        raise typer.Exit(2) from None
     measured = measure(model, count)
     quiet_enough = [t for t in THETAS if measured[t][1] >= 0.5]
     best = max(quiet_enough, key=lambda t: (round(measured[t][0] / EQUAL), t), default=THETAS[-1])
@@ -97,8 +105,6 @@ def main(
     for theta, (overlap, silent) in measured.items():
         out.add_row(f"{theta}{' *' if theta == best else ''}", f"{overlap:.3f}", f"{silent:.2f}")
     console.print(out)
-    path = weights.with_suffix(".json")
-    record = json.loads(path.read_text())
     record["config"]["theta"] = best
     record["calibrated"] = {
         "phantoms": 2 * count,
@@ -107,7 +113,7 @@ def main(
         "healthy_under_5_ml": measured[best][1],
     }
     write_atomically(path, lambda temporary: temporary.write_text(json.dumps(record, indent=2) + "\n"))
-    console.print(f"theta {best} in {path}; set the same in network_config of configs/inference.yaml")
+    console.print(f"theta {best} in {path}; set the same in network_config of {CONFIGS[record['method']]}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
-"""Write the model card, the results and the README's cut of them from an evaluation's records. No number is typed.
+"""Write model cards, the results and the README's cut of them from an evaluation's records. No number is typed.
 
-python scripts/evaluate.py --method malenia,outlier,everything --set all --out out/evaluation.json
-python scripts/model_card.py out/evaluation.json
+python scripts/evaluate.py --method malenia,zept,outlier,everything --set all --out out/evaluation.json
+python scripts/evaluate_organs.py --method malenia,zept --out out/organs.json
+python scripts/model_card.py out/evaluation.json --organs out/organs.json
+
+Every method among the records gets a card: model_card.md is Malenia's, model_card_zept.md ZePT's.
 """
 
 from __future__ import annotations
@@ -19,10 +22,14 @@ from evaluate import groups, median
 from rich.console import Console
 
 from zerotumor.metrics import bootstrap
+from zerotumor.organs import mean_dice
+from zerotumor.segmenter import METHODS, WeightsError
 from zerotumor.vocabulary import LESIONS, lesions
 from zerotumor.volumes import write_atomically
 
 console = Console()
+DEFAULT = next(iter(METHODS))
+"""The method whose card is the bundle's."""
 COLUMNS = {"dice": "Dice", "nsd2": "NSD 2 mm", "auroc": "AUROC", "fpr95": "FPR95", "lesion_f1": "lesion F1"}
 GROUPS = {
     ("phantom", "seen"): "phantoms, seen kinds",
@@ -73,7 +80,33 @@ def healthy_table(records: list[dict]) -> list[str]:
     return lines
 
 
-def results_page(records: list[dict]) -> str:
+def organs_table(records: list[dict]) -> list[str]:
+    """Mean Dice of every organ, a line an organ and a column a set and method; the mean over organs last."""
+    keys = list(dict.fromkeys((r["set"], r["method"]) for r in records))
+    means = {k: mean_dice([r for r in records if (r["set"], r["method"]) == k]) for k in keys}
+    lines = [row(["organ", *(f"{set_}: {method}" for set_, method in keys)]), row(["---"] * (1 + len(keys)))]
+    for organ in dict.fromkeys(r["organ"] for r in records):
+        lines.append(row([organ, *(f"{m[organ]:.2f}" if organ in m else "-" for m in means.values())]))
+    lines.append(row(["**mean of organs**", *(f"**{sum(m.values()) / len(m):.2f}**" for m in means.values())]))
+    return lines
+
+
+def organs_section(records: list[dict], title: str) -> list[str]:
+    """The table of organs under a title, or nothing where they were not measured."""
+    if not records:
+        return []
+    return [
+        title,
+        "",
+        "Written from the records of `scripts/evaluate_organs.py`. Mean Dice over the scans that show at least 0.5 ml of",
+        "the organ: the test phantoms, and healthy scans whose organ maps are TotalSegmentator's answers, not a human's.",
+        "",
+        *organs_table(records),
+        "",
+    ]
+
+
+def results_page(records: list[dict], organs: list[dict]) -> str:
     """bundle/docs/results.md."""
     lines = [
         "# Results",
@@ -92,6 +125,7 @@ def results_page(records: list[dict]) -> str:
         "",
         *healthy_table(records),
         "",
+        *organs_section(organs, "## Healthy organs"),
         "## By kind and modality",
         "",
         *results_table(records, [k for k in groups(records) if k not in GROUPS]),
@@ -104,13 +138,14 @@ def results_page(records: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def card(records: list[dict], record: dict, method: str) -> str:
-    """bundle/docs/model_card.md."""
+def card(records: list[dict], organs: list[dict], record: dict, method: str) -> str:
+    """The model card of a method."""
+    healthy = chr(10).join(["", *organs_section([r for r in organs if r["method"] == method], "### Healthy organs")])
     own = [r for r in records if r["method"] == method]
     trained = record.get("trained", {})
     seen = ", ".join(lesion.name for lesion in lesions(seen=True))
     facts = "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in trained.items())
-    seconds = [r["seconds"] for r in own]
+    seconds = [r["seconds"] for r in own] or [float("nan")]
     return f"""# Model card: starter weights of {method}
 
 Written by `scripts/model_card.py`. **Research only; not a medical device.**
@@ -118,7 +153,7 @@ Written by `scripts/model_card.py`. **Research only; not a medical device.**
 ## What it is
 
 A small {method} network ({record["config"]}) on a grid of {record["config"].get("spacing", 3.0)} mm, text encoder
-`{record["text_encoder"]["name"]}`. File `models/model.pt`, sha256 `{record["sha256"]}`.
+`{record["text_encoder"]["name"]}`. File `models/{METHODS[method].weights}`, sha256 `{record["sha256"]}`.
 
 ## What it was trained on
 
@@ -138,7 +173,7 @@ may have lain there. No real scan was in training. All organs, healthy, are in t
 
 Median time a scan and its prompts on two cores: {median(seconds):.1f} s. More, with baselines and by kind:
 [results.md](results.md).
-
+{healthy}
 ## What to expect
 
 - The figures on real scans are the ones that matter; where they are low, the weights are a demonstration of the method.
@@ -148,9 +183,29 @@ Median time a scan and its prompts on two cores: {median(seconds):.1f} s. More, 
 
 
 def cut(records: list[dict], method: str) -> list[str]:
-    """The README's table: three lines, and what happens in healthy scans."""
-    own = [r for r in records if r["method"] in (method, "outlier", "everything")]
-    return [*results_table(own, list(GROUPS)), "", *healthy_table([r for r in own if r["method"] == method])]
+    """The README's table: three lines a method, and what happens in healthy scans. `method` comes first."""
+    own = sorted(records, key=lambda r: r["method"] != method)
+    return [*results_table(own, list(GROUPS)), "", *healthy_table([r for r in own if r["method"] in METHODS])]
+
+
+def weights_record(models: Path, method: str, measured: str, source: Path) -> dict:
+    """The record of a method's weights.
+
+    Raises:
+        WeightsError: it is missing, or the records were measured with other weights.
+    """
+    path = (models / METHODS[method].weights).with_suffix(".json")
+    if not path.is_file():
+        raise WeightsError(f"{path} is missing: give the folder of the weights that were measured as --models")
+    record = json.loads(path.read_text())
+    if measured != record["sha256"]:
+        raise WeightsError(f"{source} was measured with other weights ({measured}): measure again")
+    return record
+
+
+def read(source: Path | None) -> dict:
+    """A file of records, or none."""
+    return {"weights_sha256": {}, "records": []} if source is None else json.loads(source.read_text())
 
 
 def replace_between(text: str, begin: str, end: str, lines: list[str]) -> str:
@@ -162,22 +217,27 @@ def replace_between(text: str, begin: str, end: str, lines: list[str]) -> str:
 
 def main(
     records: Annotated[Path, typer.Argument(help="JSON file of scripts/evaluate.py")],
-    method: Annotated[str, typer.Option(help="whose card")] = "malenia",
-    models: Annotated[Path, typer.Option(help="folder with model.json")] = ROOT / "bundle" / "models",
+    organs: Annotated[Path | None, typer.Option(help="JSON file of scripts/evaluate_organs.py")] = None,
+    method: Annotated[str, typer.Option(help="which comes first in the README")] = "malenia",
+    models: Annotated[Path, typer.Option(help="folder with the weights' records")] = ROOT / "bundle" / "models",
     docs: Annotated[Path, typer.Option(help="folder for the pages")] = ROOT / "bundle" / "docs",
     readme: Annotated[Path, typer.Option(help="file whose results block is replaced")] = ROOT / "README.md",
 ) -> None:
-    """Write model_card.md, results.md and the README's table."""
-    saved = json.loads(records.read_text())
-    record = json.loads((models / "model.json").read_text())
-    measured = saved["weights_sha256"].get(method)
-    if measured != record["sha256"]:
-        console.print(f"[red]{records} was measured with other weights ({measured}): run scripts/evaluate.py again")
-        raise typer.Exit(1)
-    pages = {
-        docs / "results.md": results_page(saved["records"]),
-        docs / "model_card.md": card(saved["records"], record, method),
-    }
+    """Write the cards, results.md and the README's table."""
+    saved, known = read(records), read(organs)
+    sources = ((records, saved), (organs, known))
+    try:
+        cards = {
+            name: weights_record(models, name, measured, source)
+            for source, file in sources for name, measured in file["weights_sha256"].items() if name in METHODS
+        }  # fmt: skip
+    except WeightsError as error:
+        console.print(f"[red]{error}")
+        raise typer.Exit(1) from None
+    pages = {docs / "results.md": results_page(saved["records"], known["records"])}
+    for name, record in cards.items():
+        file = docs / ("model_card.md" if name == DEFAULT else f"model_card_{name}.md")
+        pages[file] = card(saved["records"], known["records"], record, name)
     text = readme.read_text()
     pages[readme] = replace_between(
         text, "<!-- results:begin -->", "<!-- results:end -->", cut(saved["records"], method)

@@ -9,6 +9,9 @@ is skipped, and a bad scan does not stop the rest.
 --format nrrd writes NAME_mask.nrrd instead; for DICOM scans, --format dicom-seg writes NAME_seg.dcm and --format rtstruct
 NAME_rtstruct.dcm, which refer to the scan, and --push stores these on a DICOMweb server. DICOM knows no empty result: if
 nothing is found, no such file is written, and the summary says so.
+
+--save anomaly keeps a method's own map, too (NAME_anomaly.nii.gz, 0 to 1; several names separated by commas); the report
+and the picture then show it.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from zerotumor.derived import source_headers
 from zerotumor.errors import ScanError, ServerError
 from zerotumor.export import DICOM_FORMATS, FORMATS, save_mask
+from zerotumor.maps import summaries, wanted_maps, write_map
 from zerotumor.pipeline import ScanResult, segment_scan
 from zerotumor.prompts import PromptError, parse
 from zerotumor.report import overlay, table
@@ -48,13 +52,14 @@ NOTHING = "none: nothing found"
 console = Console()
 
 
-def outputs(out: Path, scan: Path, names: set[str], format: str) -> dict[str, Path]:
+def outputs(out: Path, scan: Path, names: set[str], format: str, maps: tuple[str, ...] = ()) -> dict[str, Path]:
     """Files of one scan; scans of one name in different folders get a mark that tells them apart."""
     name = stem_of(scan)
     if name in names:
         name += "-" + hashlib.sha256(str(scan.resolve()).encode()).hexdigest()[:8]
     names.add(name)
-    return {"mask": out / f"{name}{FORMATS[format]}", "report": out / f"{name}.json", "picture": out / f"{name}.png"}
+    files = {"mask": out / f"{name}{FORMATS[format]}", "report": out / f"{name}.json", "picture": out / f"{name}.png"}
+    return files | {f"map {m}": out / f"{name}_{m}.nii.gz" for m in maps}
 
 
 def done_report(files: dict[str, Path], request: dict) -> dict | None:
@@ -74,15 +79,20 @@ def write_report(report: dict, path: Path) -> None:
 
 
 def save(scan, result: ScanResult, files: dict[str, Path], source) -> None:
-    """Mask, picture, and last the report: a report on disk says that the rest is there."""
+    """Mask, maps, picture, and last the report: a report on disk says that the rest is there."""
     report = result.report
     request = report["request"]
+    maps = {name: result.extras[name] for name in request["save"]}
     written = save_mask(
         result.masks, scan.affine, report["prompts"], files["mask"], format=request["format"], source=source,
         method=request["method"], weights=request["weights"] or "",
     )  # fmt: skip
     report["mask"] = files["mask"].name if written else None
-    write_atomically(files["picture"], lambda path: overlay(scan, result.masks, report, path))
+    if maps:
+        report["maps"] = summaries(maps, scan.affine)
+    for name, volume in maps.items():
+        write_map(volume, scan.affine, files[f"map {name}"])
+    write_atomically(files["picture"], lambda path: overlay(scan, result.masks, report, path, maps=maps))
     write_report(report, files["report"])
 
 
@@ -94,7 +104,8 @@ def segment_one(
     # Before the work, not after it: a scan that cannot be written as DICOM is refused at once.
     source = source_headers(path, series) if request["format"] in DICOM_FORMATS else None
     scan = read_scan(path, series=series)
-    result = segment_scan(model, scan, prompts, modality=modality, progress=tick)
+    keep = bool(request["save"])
+    result = segment_scan(model, scan, prompts, modality=modality, progress=tick, keep_probabilities=keep)
     result.report |= {"request": request, "picture": files["picture"].name}
     save(scan, result, files, source)
     return result.report
@@ -171,6 +182,9 @@ def main(
     force: Annotated[bool, typer.Option(help="segment again what is done")] = False,
     format: Annotated[str, typer.Option(help=f"of the masks, one of: {', '.join(FORMATS)}")] = "nifti",
     push: Annotated[str | None, typer.Option(help="DICOMweb server to store DICOM results on, http://...")] = None,
+    save_maps: Annotated[
+        str | None, typer.Option("--save", help="maps of the method to keep and to show, such as: anomaly")
+    ] = None,
 ) -> None:
     """Segment scans by text."""
     try:
@@ -178,12 +192,13 @@ def main(
         model = load(method, weights, device=device)
         # Words are checked before any scan is read; they are parsed again for each, as CT and MR differ.
         prompts = [p.text for p in parse(prompt, encoder=model.encoder)]
+        maps = wanted_maps(save_maps, model, method)
     except (WeightsError, TextEncoderError, PromptError, ServerError, ValueError) as error:
         console.print(f"[red]{escape(str(error))}")
         raise typer.Exit(2) from None
     request = {
         "method": method, "weights": model.weights_sha256, "prompts": prompts, "modality": modality,
-        "series": series, "format": format,
+        "series": series, "format": format, "save": list(maps),
     }  # fmt: skip
     rows, reports, failed, names = [], [], 0, set()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -191,7 +206,7 @@ def main(
     with Progress(*columns, console=console) as progress:
         whole = progress.add_task("scans", total=len(scans))
         for path in scans:
-            files = outputs(out, path, names, format)
+            files = outputs(out, path, names, format, maps)
             window = progress.add_task(f"  {path.name}", total=None)
             tick = lambda k, n, task=window: progress.update(task, completed=k, total=n)  # noqa: E731
             earlier = None if force else done_report(files, request)

@@ -82,3 +82,17 @@ def test_picture_without_a_finding(tmp_path):
     report = report_of(torch.zeros(10, 10, 10)) | {"modality": "CT"}
     overlay(scan, torch.zeros(1, 10, 10, 10), report, tmp_path / "a.png", truth=torch.ones(10, 10, 10))
     assert (tmp_path / "a.png").stat().st_size > 5000
+
+
+def test_a_map_has_a_row_of_its_own(tmp_path):
+    """Bright where the map is high, and the scan alone where it is low."""
+    scan = MetaTensor(torch.full((1, 40, 40, 40), 0.2), affine=torch.eye(4))
+    heat = torch.zeros(1, 40, 40, 40)
+    heat[:, :, 15:25, 15:25] = 1
+    report = report_of(torch.zeros(40, 40, 40))
+    overlay(scan, torch.zeros(1, 40, 40, 40), report, tmp_path / "plain.png")
+    overlay(scan, torch.zeros(1, 40, 40, 40), report, tmp_path / "map.png", maps={"anomaly": heat})
+    plain, shown = (np.asarray(Image.open(tmp_path / f"{n}.png").convert("RGB")).astype(int) for n in ("plain", "map"))
+    assert shown.shape[0] == 2 * plain.shape[0] and shown.shape[1] == plain.shape[1]
+    colorful = np.ptp(shown, axis=2) > 60  # gray has none
+    assert colorful[plain.shape[0] :].mean() > 0.005 and not colorful[: plain.shape[0]].any()

@@ -5,6 +5,8 @@ The order is that of Mask2Former (cross before self), which the methods built on
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -47,5 +49,36 @@ def flatten(volume: Tensor) -> Tensor:
 
 
 def masks_of(queries: Tensor, features: Tensor) -> Tensor:
-    """Dot product of queries (B, N, C) with features (B, C, X, Y, Z) -> mask logits (B, N, X, Y, Z)."""
-    return torch.einsum("bnc,bcxyz->bnxyz", queries, features)
+    """Dot product of queries (B, N, C) with features (B, C, X, Y, Z) -> mask logits (B, N, X, Y, Z).
+
+    Queries of width C + 1 bring an offset as their last number, which is added everywhere.
+    """
+    if queries.shape[-1] == features.shape[1]:
+        return torch.einsum("bnc,bcxyz->bnxyz", queries, features)
+    masks = torch.baddbmm(queries[..., -1:], queries[..., :-1], features.flatten(2))
+    return masks.unflatten(2, features.shape[2:])
+
+
+@dataclass
+class LazyMasks:
+    """Mask logits (B, N, X, Y, Z) of `masks_of` that are computed where they are asked for.
+
+    Of thirty classes a patch holds a few; the others need no full-resolution mask to be told that they are not there.
+    """
+
+    queries: Tensor  # (B, N, C) or (B, N, C + 1)
+    features: Tensor  # (B, C, X, Y, Z)
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of the whole."""
+        return torch.Size((*self.queries.shape[:2], *self.features.shape[2:]))
+
+    def rows(self, chosen: Tensor) -> Tensor:
+        """Whole masks of some: (B, N) booleans -> (R, X, Y, Z), in the order of `chosen.nonzero()`."""
+        triples = zip(self.queries, self.features, chosen, strict=True)
+        return torch.cat([masks_of(q[None, c], f[None])[0] for q, f, c in triples])
+
+    def every(self, step: int) -> Tensor:
+        """All masks on every so many voxels along each axis."""
+        return masks_of(self.queries, self.features[:, :, ::step, ::step, ::step])

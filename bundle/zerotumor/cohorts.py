@@ -16,8 +16,8 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
-from .phantom import generate
-from .vocabulary import ORGANS
+from .phantom import Phantom, generate
+from .vocabulary import LESIONS, ORGANS
 from .volumes import read_scan
 
 TEST_SEED = 9_000_000
@@ -50,31 +50,37 @@ class Case:
     prompts: dict[str, tuple[str, str]] = field(default_factory=dict)  # prompt -> (category, split)
 
 
-def phantom_cases() -> Iterator[Case]:
-    """At least 20 seen, 40 unseen and 20 healthy volumes, always the same."""
+def measured_phantoms() -> Iterator[tuple[int, dict, dict[str, tuple[str, str]]]]:
+    """Seed, arguments of `phantom.generate` and prompts of all test phantoms: 24 seen, 46 unseen and 20 healthy."""
     seed = TEST_SEED
     for split, table in (("seen", SEEN), ("unseen", UNSEEN)):
         for category, count in table:
+            allowed = LESIONS[category].modalities  # in turns, so that both are tested evenly
             for k in range(count):
-                yield _phantom(seed, {"category": category}, {category: (category, split)}, k)
+                yield seed, {"category": category, "modality": allowed[k % len(allowed)]}, {category: (category, split)}
                 seed += 1
     for region, modality in HEALTHY:
         prompts = {p: ("healthy", "healthy") for p in HEALTHY_PROMPTS[region]}
-        yield _phantom(seed, {"category": "healthy", "region": region, "modality": modality}, prompts, 0)
+        yield seed, {"category": "healthy", "region": region, "modality": modality}, prompts
         seed += 1
 
 
-def _phantom(seed: int, arguments: dict, prompts: dict, k: int) -> Case:
-    from .vocabulary import LESIONS
+def measured_phantom(seed: int, arguments: dict) -> tuple[MetaTensor, Phantom]:
+    """A test phantom as a scan (1, X, Y, Z), and all that is known of it."""
+    phantom = generate(seed, shape=PHANTOM_SHAPE, spacing=PHANTOM_SPACING, **arguments)
+    meta = {"modality": phantom.modality, "path": f"phantom-{seed}"}
+    return MetaTensor(phantom.image, affine=np.diag([*phantom.spacing, 1.0]), meta=meta), phantom
 
-    if "modality" not in arguments:  # in turns, so that both are tested evenly
-        allowed = LESIONS[arguments["category"]].modalities
-        arguments = {**arguments, "modality": allowed[k % len(allowed)]}
 
+def phantom_cases() -> Iterator[Case]:
+    """The test phantoms, always the same."""
+    for seed, arguments, prompts in measured_phantoms():
+        yield _phantom(seed, arguments, prompts)
+
+
+def _phantom(seed: int, arguments: dict, prompts: dict) -> Case:
     def read() -> tuple[MetaTensor, dict, dict]:
-        phantom = generate(seed, shape=PHANTOM_SHAPE, spacing=PHANTOM_SPACING, **arguments)
-        affine = np.diag([*phantom.spacing, 1.0])
-        scan = MetaTensor(phantom.image, affine=affine, meta={"modality": phantom.modality, "path": f"phantom-{seed}"})
+        scan, phantom = measured_phantom(seed, arguments)
         truth = {p: (phantom.lesions[0] > 0).to(torch.uint8) for p in prompts}
         regions = {}
         if arguments["category"] != "healthy":
@@ -139,14 +145,14 @@ def _files(
             if mask is None:
                 truth[prompt] = torch.zeros(scan.shape[1:], dtype=torch.uint8)
                 continue
-            labels = _read_labels(mask, scan)
+            labels = read_labels(mask, scan)
             truth[prompt] = (labels > 0 if values is None else torch.isin(labels, torch.tensor(values))).to(torch.uint8)
         return scan, truth, {}
 
     return Case(name, "real", modality, read, {p: (c, split) for p, (_, c) in prompts.items()})
 
 
-def _read_labels(path: Path, scan: MetaTensor) -> Tensor:
+def read_labels(path: Path, scan: MetaTensor) -> Tensor:
     """Label map (X, Y, Z) on the scan's grid.
 
     Raises:

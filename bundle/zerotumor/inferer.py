@@ -197,6 +197,18 @@ def segment_volume(
     return VolumeResult(probabilities, scores.tolist(), found, attributes, extras)
 
 
+@torch.inference_mode()
+def organ_volume(model: Segmenter, prepared: Tensor, *, overlap: float = 0.5) -> Tensor:
+    """Organs of a prepared scan (C, X, Y, Z) -> (1 + N, X, Y, Z): `Segmenter.organ_maps`, blended over windows."""
+    image = pad(torch.as_tensor(prepared), model.patch)
+    canvas = _Canvas({"organs": 1 + len(model.organ_names)}, image.shape[1:], model.patch)
+    for window in windows_of(model, image, overlap):
+        canvas.add(window.slices, {"organs": model.organ_maps(window.features)[0]})
+    maps = canvas.mean("organs")
+    maps[0][canvas.weight == 0] = 1  # air, which no window has looked at
+    return maps[(slice(None), *(slice(0, n) for n in prepared.shape[1:]))]
+
+
 class PromptedSlidingWindowInferer(Inferer):
     """`segment_volume` as a MONAI inferer, for bundles: everything but the image comes from the config.
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 DEFAULT_PROMPT = "tumor"
 MAX_LENGTH = 300
+ANOMALY_WORDS = frozenset(
+    {"anomaly", "anomalies", "anomaly map", "unusual", "anything unusual", "where is anything unusual"}
+)
 EXAMPLE = '"liver tumor" or "round hypodense lesion in the left kidney"'
 
 _GENERIC = phrases.alternatives(GENERIC_WORDS)
@@ -237,3 +240,8 @@ def _nearest(prompt: Prompt, encoder: TextEncoder | None) -> Prompt:
     similarity = rows[1:] @ rows[0]
     best = int(similarity.argmax())
     return replace(prompt, nearest=names[best][0], similarity=round(float(similarity[best]), 4))
+
+
+def asks_for_anomaly(prompt: Prompt) -> bool:
+    """Whether a prompt wants to know what is unusual at all: "anomaly", "where is anything unusual?"."""
+    return normalize(prompt.text) in ANOMALY_WORDS

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from monai.data import MetaTensor
 from monai.transforms import Orientation
 from rich.markup import escape
@@ -120,10 +122,14 @@ def window(image: np.ndarray, modality: str) -> np.ndarray:
     return np.clip((image - low) / max(high - low, 1e-6), 0, 1)
 
 
-def overlay(scan: MetaTensor, masks: Tensor, report: dict, path: str | Path, truth: Tensor | None = None) -> None:
+def overlay(
+    scan: MetaTensor, masks: Tensor, report: dict, path: str | Path, truth: Tensor | None = None,
+    maps: Mapping[str, Tensor] | None = None,
+) -> None:  # fmt: skip
     """PNG with axial, coronal and sagittal slices through the largest lesion found (or the middle of the scan).
 
-    Radiological convention: the patient's right is on the left. Outlines: one color a prompt; truth, if given, dashed.
+    Radiological convention: the patient's right is on the left. Outlines: one color a prompt; truth, if given, dashed. Each
+    of the method's own `maps` (1, X, Y, Z) has a row of its own, where colors lie over the scan.
     """
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
@@ -139,8 +145,12 @@ def overlay(scan: MetaTensor, masks: Tensor, report: dict, path: str | Path, tru
     true = turn(truth) if truth is not None else None
     gray = window(np.asarray(image[0]), report["modality"])
     center = focus(drawn if any(d.any() for d in drawn) else ([true] if true is not None else []), gray.shape)
-    figure, axes = plt.subplots(1, 3, figsize=(13, 5.2), facecolor="black")
-    for axis, (name, k) in zip(axes, (("axial", 2), ("coronal", 1), ("sagittal", 0)), strict=True):
+    heats = {name: turn(volume[0]) for name, volume in (maps or {}).items()}
+    figure, axes = plt.subplots(
+        1 + len(heats), 3, figsize=(13, 5.2 * (1 + len(heats))), facecolor="black", squeeze=False
+    )
+    views = (("axial", 2), ("coronal", 1), ("sagittal", 0))
+    for axis, (row, (name, k)) in zip(axes.flat, product((None, *heats), views), strict=True):
         rows, columns = [(1, 0), (2, 0), (2, 1)][[2, 1, 0].index(k)]
         aspect = spacing[rows] / spacing[columns]
 
@@ -148,18 +158,27 @@ def overlay(scan: MetaTensor, masks: Tensor, report: dict, path: str | Path, tru
             return np.take(volume, center[k], axis=k).T  # first axis up, second to the right of the page
 
         axis.imshow(plane(gray), cmap="gray", vmin=0, vmax=1, origin="lower", aspect=aspect)
+        if row is not None:
+            draw_heat(axis, plane(heats[row]), heats[row], aspect)
         for p, mask in enumerate(drawn):
             if plane(mask).any():
                 axis.contour(plane(mask), [0.5], colors=COLORS[p % len(COLORS)], linewidths=1.4)
         if true is not None and plane(true).any():
             axis.contour(plane(true), [0.5], colors="#40ff40", linewidths=1.0, linestyles="dashed")
         axis.invert_xaxis()  # the patient's right on the left of the page; for the sagittal view, the front
-        axis.set_title(name, color="white", fontsize=10)
+        axis.set_title(name if row is None else f"{row}, {name}", color="white", fontsize=10)
         axis.axis("off")
     figure.suptitle(caption(report), color="white", fontsize=10)
     figure.tight_layout()
     figure.savefig(path, dpi=90, facecolor="black", format="png")
     plt.close(figure)
+
+
+def draw_heat(axis: Axes, heat: np.ndarray, volume: np.ndarray, aspect: float) -> None:
+    """A slice of a map over what is drawn already, from clear to bright by the range of the whole volume."""
+    low, high = float(volume.min()), float(volume.max())
+    scaled = np.clip((heat - low) / max(high - low, 1e-6), 0, 1)
+    axis.imshow(scaled, cmap="inferno", vmin=0, vmax=1, alpha=0.75 * scaled, origin="lower", aspect=aspect)
 
 
 def focus(masks: Sequence[np.ndarray], shape: Sequence[int]) -> list[int]:
@@ -185,6 +204,8 @@ def caption(report: dict) -> str:
             )
         else:
             lines.append(f"{e['prompt']}: nothing found (score {e['score']:.2f})")
+    for name, m in report.get("maps", {}).items():
+        lines.append(f"{name}: at most {m['peak']:.2f}, {m['above_ml']:.1f} ml above {m['threshold']}")
     return "\n".join(lines)
 
 

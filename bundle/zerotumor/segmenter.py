@@ -47,6 +47,7 @@ class Segmenter(nn.Module):
     encoder: TextEncoder | None = None  # for words outside the vocabulary; set by `load`
     weights_sha256: str = "untrained"
     maps: tuple[str, ...] = ()  # names in `Segmentation.extras` of maps (B, 1, X, Y, Z) that whole scans get too
+    organ_names: tuple[str, ...] = ()  # what `organ_maps` shows
     whole_scan: tuple[str, ...] = ()  # features of which every window must know those of all windows, see `shared`
 
     def encode_image(self, image: Tensor) -> dict[str, Tensor]:
@@ -64,6 +65,14 @@ class Segmenter(nn.Module):
     def compact(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """Features as they are kept between prompts: a method drops what `segment` will not need."""
         return features
+
+    def organ_maps(self, features: dict[str, Tensor]) -> Tensor:
+        """Features -> (B, 1 + N, X, Y, Z) in 0..1: no organ, and each of `organ_names`; a voxel is what has the most.
+
+        Raises:
+            ValueError: the method knows no organs.
+        """
+        raise ValueError(f"{type(self).__name__} knows no organs: use a method that has organ_names")
 
     def forward(self, image: Tensor, prompts: Sequence[Prompt] | None = None) -> Tensor:
         """(B, 2, X, Y, Z) -> logits (B, P, X, Y, Z); without prompts, any lesion at all (P = 1)."""
@@ -90,8 +99,8 @@ def available(models: Path | None = None) -> list[str]:
     return [name for name, method in METHODS.items() if ((models or MODELS) / method.weights).is_file()]
 
 
-def build(method: str = "malenia", config: dict | None = None) -> Segmenter:
-    """A method with fresh weights; `config` holds its class's arguments.
+def class_of(method: str) -> type[Segmenter]:
+    """The class of a method.
 
     Raises:
         ValueError: the method is not registered.
@@ -99,7 +108,16 @@ def build(method: str = "malenia", config: dict | None = None) -> Segmenter:
     if method not in METHODS:
         raise ValueError(f"there is no method {method!r}: choose one of {', '.join(METHODS)}")
     module, name = METHODS[method].target.split(":")
-    return getattr(import_module(module), name)(**(config or {}))
+    return getattr(import_module(module), name)
+
+
+def build(method: str = "malenia", config: dict | None = None) -> Segmenter:
+    """A method with fresh weights; `config` holds its class's arguments.
+
+    Raises:
+        ValueError: the method is not registered.
+    """
+    return class_of(method)(**(config or {}))
 
 
 def sha256(path: Path) -> str:

@@ -3,17 +3,24 @@
 import json
 
 import evaluate
+import evaluate_organs
 import model_card
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner
+
+from zerotumor.segmenter import METHODS, build, save
+from zerotumor.text import load_text_encoder
 
 FIELDS = {
     "method", "set", "split", "category", "modality", "case", "prompt", "dice", "nsd2", "auroc", "fpr95", "lesion_f1",
     "volume_ml", "fp_ml", "seconds",
 }  # fmt: skip
-evaluation, card = typer.Typer(), typer.Typer()
+PAGES = ("results.md", "model_card.md", "README.md")
+evaluation, card, organs_app = typer.Typer(), typer.Typer(), typer.Typer()
 evaluation.command()(evaluate.main)
+organs_app.command()(evaluate_organs.main)
 card.command()(model_card.main)
 
 
@@ -79,6 +86,76 @@ def test_pages_hold_the_records_figures(files):
     assert "steps: 1234" in model and "abc" in model and "liver tumor" in model
     readme = (files / "README.md").read_text()
     assert "old" not in readme and readme.startswith("a\n") and readme.endswith("b\n") and "0.12" in readme
+
+
+def test_a_second_method_has_a_card_of_its_own(files):
+    before = {name: (CliRunner().invoke(card, arguments(files)), (files / name).read_text())[1] for name in PAGES}
+    saved = json.loads((files / "e.json").read_text())
+    saved["records"] += [made_up("zept", "phantom", "seen", 0.875, 1.0), made_up("outlier", "real", "unseen", 0.0, 1.0)]
+    saved["weights_sha256"] |= {"zept": "def", "outlier": "none"}
+    (files / "e.json").write_text(json.dumps(saved))
+    (files / "zept.json").write_text((files / "model.json").read_text().replace("abc", "def").replace("1234", "99"))
+    organs = [{"method": m, "set": "phantom", "case": "c", "modality": "CT", "organ": o, "dice": d, "seconds": 1.0}
+              for m, o, d in (("zept", "liver", 0.5), ("zept", "spleen", 0.75), ("malenia", "liver", 0.25))]  # fmt: skip
+    (files / "organs.json").write_text(json.dumps({"weights_sha256": {"zept": "def"}, "records": organs}))
+    done = CliRunner().invoke(card, [*arguments(files), "--organs", str(files / "organs.json")])
+    assert done.exit_code == 0, done.output
+    own = (files / "model_card_zept.md").read_text()
+    assert "# Model card: starter weights of zept" in own and "models/zept.pt" in own and "steps: 99" in own
+    assert "0.88" in own and "| **mean of organs** | **0.62** |" in own and "malenia" not in own
+    results, readme = (files / "results.md").read_text(), (files / "README.md").read_text()
+    assert "| liver | 0.50 | 0.25 |" in results and "| spleen | 0.75 | - |" in results
+    assert "| phantoms, seen kinds | zept | 1 |" in results and "| phantoms, seen kinds | zept | 1 |" in readme
+    assert "Healthy organs" not in before["results.md"] and "zept" not in "".join(before.values())
+    assert (files / "model_card.md").read_text().startswith(before["model_card.md"].split("Median")[0])
+
+
+def test_a_card_needs_its_weights_record(files):
+    saved = json.loads((files / "e.json").read_text())
+    saved["weights_sha256"]["zept"] = "def"
+    (files / "e.json").write_text(json.dumps(saved))
+    result = CliRunner().invoke(card, arguments(files))
+    assert result.exit_code == 1 and "zept.json is missing" in "".join(result.output.split("\n"))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Tiny weights of both methods in one folder."""
+    folder, encoder = tmp_path_factory.mktemp("weights"), load_text_encoder()
+    common = {"channels": [4, 4, 4, 4, 4], "mask_channels": 2, "heads": 2, "patch": 32, "spacing": 8.0}
+    for name, own in (("malenia", {"dim": 8, "tokens": 2}), ("zept", {"width": 8})):
+        torch.manual_seed(0)
+        model = build(name, common | own)
+        model.bank.fill(encoder)
+        save(model, name, folder / METHODS[name].weights, config=common | own, encoder=encoder)
+    return folder
+
+
+def test_both_methods_have_rows(tmp_path, weights):
+    options = ["--set", "phantom", "--limit", "1", "--method", "malenia,zept", "--weights", str(weights)]
+    result = CliRunner().invoke(evaluation, [*options, "--out", str(tmp_path / "e.json")])
+    assert result.exit_code == 0, result.output
+    saved = json.loads((tmp_path / "e.json").read_text())
+    assert [r["method"] for r in saved["records"]] == ["malenia", "zept"]
+    assert all(0 <= r["auroc"] <= 1 and r["dice"] is not None for r in saved["records"])
+    assert len(set(saved["weights_sha256"].values())) == 2
+
+
+@pytest.mark.parametrize("app", ["evaluation", "organs"])
+def test_without_weights_there_is_a_sentence(tmp_path, app):
+    options = ["--method", "zept", "--weights", str(tmp_path), "--out", str(tmp_path / "e.json")]
+    result = CliRunner().invoke({"evaluation": evaluation, "organs": organs_app}[app], options)
+    assert result.exit_code == 2 and "zept.pt is missing: train it" in " ".join(result.output.split())
+
+
+def test_organs_of_both_methods(tmp_path, weights):
+    options = ["--set", "phantom", "--limit", "1", "--method", "malenia,zept", "--weights", str(weights)]
+    result = CliRunner().invoke(organs_app, [*options, "--out", str(tmp_path / "o.json")])
+    assert result.exit_code == 0, result.output
+    records = json.loads((tmp_path / "o.json").read_text())["records"]
+    own = {m: {r["organ"] for r in records if r["method"] == m} for m in ("malenia", "zept")}
+    assert own["malenia"] == own["zept"] and "liver" in own["zept"]  # the first phantom is an abdomen
+    assert all(0 <= r["dice"] <= 1 for r in records) and "mean" in result.output
 
 
 def test_records_of_other_weights_are_refused(files):

@@ -9,6 +9,7 @@ import pytest
 import segment
 import typer
 from make_files import ct_values, write_dicom, write_nifti
+from PIL import Image
 from typer.testing import CliRunner
 
 from zerotumor.errors import ServerError
@@ -225,3 +226,37 @@ def test_nothing_found_is_not_sent(tmp_path, weights, finds, monkeypatch):
     scan = write_dicom(tmp_path / "series", ct_values())
     common = ("--prompt", "tumor", "--out", tmp_path / "out", "--weights", weights, "--format", "dicom-seg")
     run(scan, *common, "--push", "http://localhost:1")
+
+
+@pytest.fixture(scope="module")
+def zept_weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("zept") / "zept.pt"
+    config = {"channels": [4, 4, 4, 4, 4], "mask_channels": 2, "width": 8, "heads": 2, "patch": 32}
+    model, encoder = build("zept", config), load_text_encoder()
+    model.bank.fill(encoder)
+    save(model, "zept", path, config=config, encoder=encoder)
+    return path
+
+
+def test_maps_are_kept_on_request(tmp_path, zept_weights):
+    scan, out = write_nifti(tmp_path / "a.nii.gz", ct_values()), tmp_path / "out"
+    common = (scan, "--prompt", "tumor", "--method", "zept", "--weights", zept_weights, "--out", out)
+    run(*common)
+    small = Image.open(out / "a.png").height
+    assert not (out / "a_anomaly.nii.gz").exists() and "maps" not in json.loads((out / "a.json").read_text())
+    run(*common, "--save", "anomaly")
+    values, report = nib.load(out / "a_anomaly.nii.gz"), json.loads((out / "a.json").read_text())
+    assert values.shape == (20, 18, 16) and (values.affine == nib.load(scan).affine).all()
+    assert report["maps"]["anomaly"]["peak"] == pytest.approx(values.get_fdata().max(), abs=1e-3)
+    assert Image.open(out / "a.png").height == 2 * small
+    run(*common, "--save", "anomaly")
+    assert summary(out)[0]["status"] == "skipped"
+    (out / "a_anomaly.nii.gz").unlink()
+    run(*common, "--save", "anomaly")
+    assert summary(out)[0]["status"] == "done" and (out / "a_anomaly.nii.gz").is_file()
+
+
+def test_maps_that_a_method_does_not_have(tmp_path, weights):
+    common = (write_nifti(tmp_path / "a.nii.gz", ct_values()), "--prompt", "tumor", "--weights", weights)
+    output = run(*common, "--out", tmp_path / "out", "--save", "anomaly", code=2)
+    assert "malenia has no map 'anomaly'" in " ".join(output.split()) and not (tmp_path / "out").exists()

@@ -2,8 +2,9 @@
 
 import torch
 
+from zerotumor.attention import LazyMasks, masks_of
 from zerotumor.zept.classes import ANY, class_set
-from zerotumor.zept.criterion import ZeptLoss, dice_loss, organ_loss
+from zerotumor.zept.criterion import ZeptLoss, dice_loss, grouping_loss, organ_loss
 from zerotumor.zept.samples import COMPLETE, KINDS, annotation, truth_of
 
 STARTER = class_set("starter")
@@ -21,6 +22,7 @@ def outputs(batch=1):
     return {
         "organs": torch.randn(batch, 33, 8, 8, 8, requires_grad=True),
         "responses": [torch.randn(batch, 33, n, n, n, requires_grad=True) for n in (1, 2, 4, 8)],
+        "grouping": [torch.randn(batch, 33, n, n, n, requires_grad=True) for n in (1, 2, 4, 8)],
         "tumors": torch.randn(batch, 8, 8, 8, 8, requires_grad=True),
         "aligned": torch.randn(batch, 40, 16),
         "knowledge": torch.randn(40, 16),
@@ -92,8 +94,41 @@ def test_right_organs_cost_nearly_nothing():
     assert organ_loss(right, truth, 32) < 0.01 < organ_loss(-right, truth, 32)
 
 
-def test_the_paper_has_no_loss_on_coarse_levels():
+def test_masks_that_are_not_computed_are_not_missed():
+    """Lazy masks cost and teach what whole ones do, with and without an offset."""
+    labels = [label(COMPLETE), label(annotation(["liver", "spleen"])), label(annotation([]))]
+    truth = truth_of(labels, STARTER)
+    for width in (6, 7):
+        queries, features = (
+            torch.randn(3, 33, width, requires_grad=True),
+            torch.randn(3, 6, 8, 8, 8, requires_grad=True),
+        )
+        lazy = LazyMasks(queries, features)
+        losses = organ_loss(lazy, truth, 32), organ_loss(masks_of(queries, features), truth, 32)
+        assert lazy.shape == (3, 33, 8, 8, 8) and torch.allclose(*losses, atol=1e-5)
+        first, second = (torch.autograd.grad(loss, (queries, features)) for loss in losses)
+        assert all(torch.allclose(a, b, atol=1e-5) and a.abs().sum() > 0 for a, b in zip(first, second, strict=True))
+
+
+def test_the_paper_has_no_loss_on_coarse_levels_and_none_on_the_grouping():
     out = outputs()
-    loss = ZeptLoss(deep=0.0)
+    loss = ZeptLoss(deep=0.0, grouping=0.0)
     loss(out, truth_of([label(COMPLETE)], STARTER)).backward()
-    assert "deep" not in loss.last and all(r.grad is None for r in out["responses"])
+    assert not {"deep", "grouping"} & set(loss.last)
+    assert all(r.grad is None for r in (*out["responses"], *out["grouping"]))
+
+
+def test_grouping_wants_each_voxel_at_its_organ():
+    truth = truth_of([label(COMPLETE)], STARTER)
+    right = torch.zeros(1, 33, 8, 8, 8)
+    right[0, 0, :4], right[0, 1, 4:6], right[0, 32, 6:] = 20.0, 20.0, 20.0
+    assert grouping_loss(right, truth, 32) < 0.01 < 3 < grouping_loss(right.roll(1, 1), truth, 32)
+    without_background = right[:, :32]  # as in the paper: what is no organ may go to any query
+    assert grouping_loss(without_background, truth, 32) < 0.01
+
+
+def test_grouping_is_told_of_annotated_voxels_alone():
+    logits = torch.randn(1, 33, 8, 8, 8, requires_grad=True)
+    grouping_loss(logits, truth_of([label(annotation(["liver"]))], STARTER), 32).backward()
+    assert logits.grad[:, :, :4].abs().sum() > 0 and logits.grad[:, :, 4:].abs().sum() == 0
+    assert grouping_loss(logits, truth_of([label(annotation([]))], STARTER), 32) == 0

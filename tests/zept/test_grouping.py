@@ -36,16 +36,19 @@ def test_queries_are_interchangeable():
     """Permuting the queries permutes what becomes of them: nothing but their vectors tells them apart."""
     block = GroupingBlock(8, 4, heads=2).eval()
     queries, features, order = torch.randn(1, 5, 8), torch.randn(1, 4, 3, 3, 3), torch.tensor([3, 0, 4, 1, 2])
-    assert torch.allclose(block(queries, features)[:, order], block(queries[:, order], features), atol=1e-5)
+    for before, after in zip(block(queries, features), block(queries[:, order], features), strict=True):
+        assert torch.allclose(before[:, order], after, atol=1e-5)
 
 
 def test_a_query_without_voxels_gathers_nothing_from_the_map():
     block = GroupingBlock(4, 4, heads=2).eval()
     assert torch.equal(row_normalize(torch.zeros(1, 1, 9)) @ torch.randn(1, 9, 4), torch.zeros(1, 1, 4))
-    assert block.assignment(torch.randn(1, 3, 4), torch.randn(1, 9, 4)).sum() == 9
+    assert assign(block.affinity(torch.randn(1, 3, 4), torch.randn(1, 9, 4)), False).sum() == 9
 
 
 def test_one_query_set_a_level():
     fundamental = FundamentalQueries(3, (8, 6, 4, 2), heads=2)
     maps = [torch.randn(2, d, n, n, n) for d, n in zip((8, 6, 4, 2), (1, 2, 4, 8), strict=True)]
-    assert [tuple(q.shape) for q in fundamental(maps)] == [(2, 3, 8), (2, 3, 6), (2, 3, 4), (2, 3, 2)]
+    queries, affinities = fundamental(maps)
+    assert [tuple(q.shape) for q in queries] == [(2, 3, 8), (2, 3, 6), (2, 3, 4), (2, 3, 2)]
+    assert [tuple(a.shape) for a in affinities] == [(2, 3, n, n, n) for n in (1, 2, 4, 8)]

@@ -59,8 +59,16 @@ def test_background(make):
         assert model(image, organs=True).shape == (1, 32, 32, 32, 32)
 
 
+def test_offset(make):
+    """Classes start rare in ours, as likely as not in the paper's."""
+    image = torch.rand(1, 2, 32, 32, 32)
+    with torch.no_grad():
+        ours, paper = make()(image, organs=True).mean(), make(offset="none")(image, organs=True).mean()
+    assert ours < -2 and abs(paper) < 1
+
+
 def test_a_background_query_can_only_lower_the_anomaly(make):
-    model = make()
+    model = make(offset="none")
     queries, mask = torch.randn(1, 33, 4), torch.randn(1, 4, 8, 8, 8)
     with torch.no_grad():
         assert (model.full_anomaly(queries, mask) <= model.full_anomaly(queries[:, :32], mask)).all()

@@ -2,10 +2,10 @@
 
 import torch
 
-from zerotumor.prompts import parse
+from zerotumor.prompts import asks_for_anomaly, parse
 from zerotumor.text import load_text_encoder
 from zerotumor.zept.classes import ANY, class_set
-from zerotumor.zept.selection import asks_for_anomaly, slot_weights, wanted_hosts
+from zerotumor.zept.selection import slot_weights, wanted_hosts
 
 STARTER = class_set("starter")
 
@@ -61,6 +61,7 @@ def scene(model):
     mask = torch.zeros_like(features["mask"])
     mask[:, 0, :8], mask[:, 1, 24:], mask[:, 2, 8:24] = 1, 1, 1
     weights = torch.full_like(features["organ_weights"], -20.0)
+    weights[..., mask.shape[1] :] = 0  # the offsets
     for name, channel in (("spleen", 0), ("liver", 1)):
         weights[:, STARTER.organs.index(name), channel] = 20
     return {**features, "mask": mask, "organ_weights": weights, "anomaly": torch.full_like(features["anomaly"], 30.0)}

@@ -5,15 +5,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from zerotumor.prompts import Prompt
+from zerotumor.prompts import Prompt, asks_for_anomaly
+from zerotumor.segmenter import class_of
 from zerotumor.vocabulary import LESIONS
 
 from .options import refuse
 
 FREE = ("lesion", "lesion 2", "lesion 3", "lesion 4")
 """Labels for text that names no lesion of the vocabulary."""
-NAMES = (*FREE, *(name for name in LESIONS if name != "abstract lesion"))
+ANOMALY = "anomaly"
+"""Label of what a method calls unusual, whatever it is."""
+NAMES = (*FREE, *(name for name in LESIONS if name != "abstract lesion"), ANOMALY)
 LABELS = {name: index for index, name in enumerate(NAMES, 1)}
+
+
+def offered(methods: Sequence[str]) -> dict[str, int]:
+    """Labels that viewers are told of: "anomaly" only where a method draws it."""
+    draws = any(ANOMALY in class_of(name).maps for name in methods)
+    return {name: number for name, number in LABELS.items() if draws or name != ANOMALY}
 
 
 def prompts_of(indices: Sequence[int]) -> list[str]:
@@ -36,7 +45,7 @@ def numbers_of(prompts: Sequence[Prompt]) -> list[int]:
     """
     free, numbers = list(range(1, len(FREE) + 1)), []
     for prompt in prompts:
-        own = LABELS.get(prompt.lesion or "")
+        own = LABELS[ANOMALY] if asks_for_anomaly(prompt) else LABELS.get(prompt.lesion or "")
         if own is None or own in numbers:
             if not free:
                 raise refuse(f"at most {len(FREE)} texts outside the vocabulary at once: ask for the rest separately")

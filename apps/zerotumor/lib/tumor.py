@@ -7,24 +7,29 @@ from collections.abc import Callable
 
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
+from zerotumor.maps import summaries
 from zerotumor.pipeline import segment_scan
-from zerotumor.prompts import PromptError, parse
+from zerotumor.prompts import PromptError, asks_for_anomaly, parse
 from zerotumor.uncertainty import case_uncertainty
 
 from . import answers
 from .engine import Engine
 from .history import Histories
-from .labels import LABELS, numbers_of, prompts_of
+from .labels import ANOMALY, numbers_of, offered, prompts_of
 from .options import TumorOptions, checked, refuse
 
 
 class Tumor(InferTask):
-    """Segment what the text names. Options: prompt (several separated by ';'), method, modality, overlap."""
+    """Segment what the text names. Options: prompt (several separated by ';'), method, modality, overlap.
+
+    The prompt "anomaly" (or "where is anything unusual?") asks a method that has such a map for all that is unusual; what
+    maps a method has is summed up in the reply whatever was asked (`maps`: peak and where, ml above the threshold).
+    """
 
     def __init__(self, engine: Engine, histories: Histories, push: Callable | None = None) -> None:
         super().__init__(
             type=InferType.SEGMENTATION,
-            labels=LABELS,
+            labels=offered(engine.methods()),
             dimension=3,
             description="Find what you describe: write it into the prompt, several separated by ';'",
             config={"prompt": "tumor", "method": engine.methods(), "modality": ["auto", "CT", "MR"], "overlap": 0.5},
@@ -51,6 +56,8 @@ class Tumor(InferTask):
             prompts = parse(text, modality=encoded.modality, encoder=model.encoder)
         except PromptError as error:
             raise refuse(str(error)) from None
+        if any(map(asks_for_anomaly, prompts)) and ANOMALY not in model.maps:
+            raise refuse(f"{options.method} has no map of anomalies: choose a method that has one, such as zept")
         numbers = numbers_of(prompts)
         result = segment_scan(model, encoded, prompts, keep_probabilities=True, overlap=options.overlap)
         labels = answers.label_map(result.masks, numbers)
@@ -75,6 +82,7 @@ class Tumor(InferTask):
             "message": f"nothing found for: {'; '.join(missing)}" if missing else "",
             "score": max(e["score"] for e in entries),
             "uncertainty": max(e["uncertainty"] for e in entries),
+            "maps": summaries(result.extras, encoded.scan.affine),
             "volume_ml": round(sum(e["volume_ml"] for e in entries), 3),
             "latencies": {
                 "encode": round(encoding, 3),

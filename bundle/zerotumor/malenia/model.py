@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..attention import masks_of
@@ -17,6 +18,7 @@ from ..backbone import ResidualBackbone, coordinates
 from ..contrast import clamped_temperature
 from ..prompts import Prompt
 from ..segmenter import Segmentation, Segmenter
+from ..vocabulary import ORGANS
 from .attributes import NAMES, SLICES, AttributeBank
 from .decoder import Decoded, TokenDecoder
 from .injection import KnowledgeInjection, ensemble
@@ -55,6 +57,8 @@ class Malenia(Segmenter):
         patch: edge of the training patch and the inference window, in voxels. theta: probability from which a voxel is
         painted.
     """
+
+    organ_names = tuple(ORGANS)
 
     def __init__(
         self,
@@ -167,6 +171,11 @@ class Malenia(Segmenter):
             attributes=describe(features["values"], scores),
             extras={"token_scores": scores},
         )
+
+    def organ_maps(self, features: dict[str, Tensor]) -> Tensor:
+        """Probability of each place of the location map, brought from stride 2 to the image's grid."""
+        size = features["prior"].shape[2:]
+        return F.interpolate(features["location"].float(), size, mode="trilinear")
 
     # ---- training ---------------------------------------------------------------------------------------------------
 

@@ -6,11 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..attention import LazyMasks
 from .alignment import alignment_loss, alignment_targets
 from .classes import class_set
 from .options import Options
 from .samples import Truth
 
+BACKGROUND = 0.2
+"""Weight of a background voxel in the grouping: most voxels are background."""
 SPARSE = 2
 """Classes that a patch does not have are judged on every other voxel along each axis: an eighth of the work."""
 
@@ -25,7 +28,7 @@ def dice_loss(logits: Tensor, truth: Tensor) -> Tensor:
     return 1 - 2 * (p * g).sum(1) / (p.sum(1) + g.sum(1) + 1)
 
 
-def partial_loss(logits: Tensor, truth: list[Tensor], present: Tensor, annotated: Tensor) -> Tensor:
+def partial_loss(logits: Tensor | LazyMasks, truth: list[Tensor], present: Tensor, annotated: Tensor) -> Tensor:
     """Dice + binary cross-entropy over annotated classes alone; others get no gradient at all.
 
     Args:
@@ -37,22 +40,29 @@ def partial_loss(logits: Tensor, truth: list[Tensor], present: Tensor, annotated
         all annotated ones; 0 if there are none.
     """
     here, absent = annotated & present, annotated & ~present
-    total = logits.new_zeros(())
+    lazy = isinstance(logits, LazyMasks)
+    total = torch.zeros((), device=present.device)
     if here.any():
-        rows, masks = logits[here], torch.stack(truth).to(logits)
+        rows = logits.rows(here) if lazy else logits[here]
+        masks = torch.stack(truth).to(rows)
         entropy = F.binary_cross_entropy_with_logits(rows, masks, reduction="none").flatten(1).mean(1)
         total = total + dice_loss(rows, masks).mean() + entropy.sum() / annotated.sum()
     if absent.any():
-        rows = logits[:, :, ::SPARSE, ::SPARSE, ::SPARSE][absent]
+        rows = (logits.every(SPARSE) if lazy else logits[:, :, ::SPARSE, ::SPARSE, ::SPARSE])[absent]
         total = total + F.softplus(rows).flatten(1).mean(1).sum() / annotated.sum()
     return total
 
 
-def organ_loss(logits: Tensor, truth: Truth, organs: int) -> Tensor:
-    """`partial_loss` of organ logits (B, N [+ background], x, y, z), on any grid that divides that of the labels."""
+def coarse_labels(truth: Truth, logits: Tensor | LazyMasks, organs: int) -> Tensor:
+    """Organ labels (B, x, y, z) on the coarser grid of some logits (B, C, x, y, z); what is no organ is background, N."""
     steps = [full // coarse for full, coarse in zip(truth.organs.shape[1:], logits.shape[2:], strict=True)]
     labels = truth.organs[:, :: steps[0], :: steps[1], :: steps[2]]
-    labels = torch.where(labels < 0, organs, labels)  # what is no organ is background
+    return torch.where(labels < 0, organs, labels)
+
+
+def organ_loss(logits: Tensor | LazyMasks, truth: Truth, organs: int) -> Tensor:
+    """`partial_loss` of organ logits (B, N [+ background], x, y, z), on any grid that divides that of the labels."""
+    labels = coarse_labels(truth, logits, organs)
     count = logits.shape[1]
     present = torch.stack([torch.bincount(x.flatten(), minlength=organs + 1)[:count] > 0 for x in labels])
     annotated = truth.annotated[:, :count]
@@ -60,13 +70,33 @@ def organ_loss(logits: Tensor, truth: Truth, organs: int) -> Tensor:
     return partial_loss(logits, masks, present, annotated)
 
 
+def grouping_loss(logits: Tensor, truth: Truth, organs: int) -> Tensor:
+    """Cross-entropy of a level's grouping: each voxel to the query of its organ. An addition of ours.
+
+    Only voxels whose class is annotated count; where there is no background query (N logits), only those in organs.
+
+    Args:
+        logits: (B, N [+ background], x, y, z), of `grouping.GroupingBlock`, on any grid that divides that of the labels.
+    """
+    labels = coarse_labels(truth, logits, organs)
+    known = truth.annotated[:, : logits.shape[1]]
+    padded = F.pad(known, (0, organs + 1 - known.shape[1]))
+    wanted = torch.stack([row[label] for row, label in zip(padded, labels, strict=True)])
+    if not wanted.any():
+        return logits.sum() * 0
+    weights = logits.new_ones(logits.shape[1])
+    weights[organs:] = BACKGROUND
+    return F.cross_entropy(logits, torch.where(wanted, labels, -100), weights, ignore_index=-100)
+
+
 class ZeptLoss(nn.Module):
     """Weighted sum of the parts; `self.last` holds the parts of the last call, for logging.
 
     Args:
         classes: name of the class set. organ, tumor, align: weights, 1 in the paper. deep: weight of the organs' loss on
-        the four coarse levels, 0 in the paper, whose anomaly maps there are trained by nothing. similarity, targets: see
-        `options.Options`. normalize: of the alignment's targets, see `contrast.multi_positive_cross_entropy`.
+        the four coarse levels, 0 in the paper, whose anomaly maps there are trained by nothing. grouping: weight of
+        `grouping_loss`, 0 in the paper. similarity, targets: see `options.Options`. normalize: of the alignment's
+        targets, see `contrast.multi_positive_cross_entropy`.
     """
 
     def __init__(
@@ -76,6 +106,7 @@ class ZeptLoss(nn.Module):
         tumor: float = 1.0,
         align: float = 0.3,
         deep: float = 0.5,
+        grouping: float = 0.25,
         similarity: str = "cosine",
         targets: str = "cloned",
         normalize: bool = True,
@@ -83,7 +114,7 @@ class ZeptLoss(nn.Module):
         super().__init__()
         Options(similarity=similarity, targets=targets)  # to check them
         self.classes = class_set(classes)
-        self.weights = {"organ": organ, "tumor": tumor, "align": align, "deep": deep}
+        self.weights = {"organ": organ, "tumor": tumor, "align": align, "deep": deep, "grouping": grouping}
         self.similarity, self.normalize = similarity, normalize
         self.targets = alignment_targets(self.classes, aliased=targets == "aliased")
         self.last: dict[str, float] = {}
@@ -95,6 +126,9 @@ class ZeptLoss(nn.Module):
         if self.weights["deep"]:
             levels = outputs["responses"]
             parts["deep"] = sum(organ_loss(r, truth, organs) for r in levels) / len(levels)
+        if self.weights["grouping"]:
+            levels = outputs["grouping"]
+            parts["grouping"] = sum(grouping_loss(g, truth, organs) for g in levels) / len(levels)
         if "tumors" in outputs:
             parts["tumor"] = self._tumors(outputs["tumors"], truth)
             parts["align"] = alignment_loss(

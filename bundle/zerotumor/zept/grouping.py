@@ -53,19 +53,19 @@ class GroupingBlock(nn.Module):
         self.to_query, self.to_key, self.to_value, self.out = (nn.Linear(dim, dim) for _ in range(4))
         self.gather = nn.Sequential(nn.LayerNorm(dim), feed_forward(dim))
 
-    def assignment(self, queries: Tensor, tokens: Tensor) -> Tensor:
-        """Which voxel goes to which query: (B, N, d), (B, S, d) -> one-hot over N, (B, N, S)."""
-        logits = self.to_query(queries) @ self.to_key(tokens).transpose(1, 2) / queries.shape[-1] ** 0.5
-        return assign(logits, self.training)
+    def affinity(self, queries: Tensor, tokens: Tensor) -> Tensor:
+        """How much each voxel is each query's: (B, N, d), (B, S, d) -> logits over N, (B, N, S)."""
+        return self.to_query(queries) @ self.to_key(tokens).transpose(1, 2) / queries.shape[-1] ** 0.5
 
-    def forward(self, queries: Tensor, features: Tensor) -> Tensor:
-        """Queries (B, N, in_dim) and a map (B, d, x, y, z) -> queries (B, N, d)."""
+    def forward(self, queries: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries (B, N, in_dim) and a map (B, d, x, y, z) -> queries (B, N, d), `affinity` (B, N, x, y, z)."""
         q, x = self.enter(queries), self.token_norm(flatten(features))
         q = q + self.cross(q, x, x, need_weights=False)[0]
         q = self.norm(q + self.look(q))
-        shares = row_normalize(self.assignment(q, x))
+        affinity = self.affinity(q, x)
+        shares = row_normalize(assign(affinity, self.training))
         q = q + self.out(shares @ self.to_value(x))
-        return q + self.gather(q)
+        return q + self.gather(q), affinity.unflatten(2, features.shape[2:])
 
 
 class FundamentalQueries(nn.Module):
@@ -81,10 +81,11 @@ class FundamentalQueries(nn.Module):
         before = (widths[0], *widths[:-1])
         self.blocks = nn.ModuleList(GroupingBlock(a, b, heads) for a, b in zip(before, widths, strict=True))
 
-    def forward(self, encoder: Sequence[Tensor]) -> list[Tensor]:
-        """Maps of the encoder, coarse to fine -> Q^f_i (B, N, d_i) of every level."""
-        queries, out = self.queries.expand(len(encoder[0]), -1, -1), []
+    def forward(self, encoder: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Maps of the encoder, coarse to fine -> Q^f_i (B, N, d_i) of every level, and each level's `affinity`."""
+        queries, out, affinities = self.queries.expand(len(encoder[0]), -1, -1), [], []
         for block, features in zip(self.blocks, encoder, strict=True):
-            queries = block(queries, features)
+            queries, affinity = block(queries, features)
             out.append(queries)
-        return out
+            affinities.append(affinity)
+        return out, affinities

@@ -11,18 +11,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..attention import masks_of
+from ..attention import LazyMasks, masks_of
 from ..contrast import clamped_temperature
-from ..prompts import Prompt
+from ..prompts import Prompt, asks_for_anomaly
 from ..segmenter import Segmentation, Segmenter
 from .alignment import KnowledgeBank
 from .anomaly import anomaly_map, blocked, host_gate, limit, normalize, value_range
 from .classes import class_set
 from .grouping import FundamentalQueries
+from .offsets import Offsets
 from .options import Options
 from .pyramid import LEVELS, Pyramid, ResidualPyramid, SwinPyramid, check_edges
 from .refine import QueryRefine
-from .selection import asks_for_anomaly, fixed_slot, slot_weights, wanted_hosts
+from .selection import fixed_slot, slot_weights, wanted_hosts
 
 SCORE_VOXELS = 8
 """A prompt's score is the mean probability of its so many most probable voxels: one voxel alone says nothing."""
@@ -74,6 +75,7 @@ class ZePT(Segmenter):
             self.backbone = ResidualPyramid(in_channels, channels, mask_channels)
         widths, masks = self.backbone.widths, self.backbone.mask_channels
         self.organs, self.tumors = len(self.classes.organs), len(self.classes.tumors)
+        self.organ_names = self.classes.organs
         self.whole_scan = ("limits",) if self.options.anomaly_range == "scan" else ()
         self.claimed = self.organs + (self.options.background == "learned")
         self.fundamental = FundamentalQueries(self.claimed, widths, heads)
@@ -82,6 +84,8 @@ class ZePT(Segmenter):
         self.organ_head, self.anomaly_head = (nn.Linear(widths[-1], masks) for _ in range(2))
         self.tumor_head = nn.Linear(width, masks)
         self.mask_norm = nn.LayerNorm(masks)  # one for organs, anomaly and tumors, as in the paper
+        learned = self.options.offset == "learned"
+        self.offsets = Offsets(self.organs, self.claimed, self.tumors) if learned else None
         self.align = nn.Sequential(nn.Linear(width, text_dim), nn.LayerNorm(text_dim))
         self.bank = KnowledgeBank(self.classes, text_dim)
         self.log_temperature = nn.Parameter(torch.tensor(0.07).log())
@@ -98,26 +102,27 @@ class ZePT(Segmenter):
 
     # ---- what does not depend on the prompt -------------------------------------------------------------------------
 
-    def look(self, image: Tensor) -> tuple[Pyramid, list[Tensor]]:
-        """(B, 2, X, Y, Z) -> maps of the backbone, organ queries Q^f_i of the four levels."""
+    def look(self, image: Tensor) -> tuple[Pyramid, list[Tensor], list[Tensor]]:
+        """(B, 2, X, Y, Z) -> maps of the backbone, organ queries Q^f_i and grouping logits of the four levels."""
         check_edges(image, self.backbone.stride)
         pyramid = self.backbone(image[:, -self.in_channels :])
-        return pyramid, self.fundamental(pyramid.encoder)
+        return pyramid, *self.fundamental(pyramid.encoder)
 
     def encode_image(self, image: Tensor) -> dict[str, Tensor]:
         """All that is known of an image (B, 2, X, Y, Z) before a prompt.
 
         Returns:
-            mask (B, M, X, Y, Z): what masks are read from; organ_weights (B, N, M); organ_queries (B, N, d_0);
+            mask (B, M, X, Y, Z): what masks are read from; organ_weights (B, N, M [+ 1]); organ_queries (B, N, d_0);
             memory0..3 (B, d_i, x, y, z) and anomaly0..3 (B, 1, x, y, z), coarse to fine; anomaly (B, 1, X, Y, Z): S_full;
             limits (B, 5, 2): minimum and maximum of those five anomaly maps.
         """
-        pyramid, queries = self.look(image)
-        scores = [anomaly_map(q, m) for q, m in zip(queries, pyramid.decoder, strict=True)]
+        pyramid, queries, _ = self.look(image)
+        pairs = zip(self.level_weights(queries), pyramid.decoder, strict=True)
+        scores = [anomaly_map(w, m) for w, m in pairs]
         scores.append(self.full_anomaly(queries[-1], pyramid.mask))
         return {
             "mask": pyramid.mask,
-            "organ_weights": self.mask_norm(self.organ_head(queries[-1])),
+            "organ_weights": self.organ_weights(queries[-1]),
             "organ_queries": queries[0],
             "anomaly": scores[-1],
             "limits": torch.stack([value_range(s) for s in scores], 1),
@@ -127,7 +132,21 @@ class ZePT(Segmenter):
 
     def full_anomaly(self, queries: Tensor, mask: Tensor) -> Tensor:
         """S_full: Q^f_3 (B, N, d_3) against P (B, M, X, Y, Z) -> (B, 1, X, Y, Z). Not normalized, not detached."""
-        return anomaly_map(self.mask_norm(self.anomaly_head(queries)), mask)
+        weights = self.mask_norm(self.anomaly_head(queries))
+        return anomaly_map(self.offsets.behind(weights, self.offsets.anomaly) if self.offsets else weights, mask)
+
+    def organ_weights(self, queries: Tensor) -> Tensor:
+        """Q^f_3 (B, N, d_3) -> w^f (B, N, M [+ 1])."""
+        weights = self.mask_norm(self.organ_head(queries))
+        return self.offsets.behind(weights, self.offsets.organ) if self.offsets else weights
+
+    def level_weights(self, queries: Sequence[Tensor]) -> list[Tensor]:
+        """Q^f_i (B, N, d_i) of the levels -> what their maps F_i are multiplied with, (B, N, d_i [+ 1])."""
+        # Scaled as in attention, which changes no visual prompt: its map is normalized from minimum to maximum.
+        scaled = [q * q.shape[-1] ** -0.5 for q in queries]
+        if self.offsets is None:
+            return scaled
+        return [self.offsets.behind(q, o) for q, o in zip(scaled, self.offsets.levels, strict=True)]
 
     def shared(self, windows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Limits of the anomaly maps over all windows of a scan, from those of each; see `options.anomaly_range`."""
@@ -140,6 +159,11 @@ class ZePT(Segmenter):
         """O (B, N, X, Y, Z): one channel an organ of `classes.organs`, corrected where the paper does."""
         logits = masks_of(features["organ_weights"][:, : self.organs], features["mask"])
         return self.corrected(logits, features["anomaly"])
+
+    def organ_maps(self, features: dict[str, Tensor]) -> Tensor:
+        """Probability of each organ of `classes.organs`; no organ is where none is more probable than not."""
+        organs = self.organ_logits(features).sigmoid()
+        return torch.cat([torch.full_like(organs[:, :1], 0.5), organs], 1)
 
     def corrected(self, logits: Tensor, anomaly: Tensor) -> Tensor:
         """Organ logits (B, >= N, X, Y, Z), the anomaly subtracted once for every tumor that the organ hosts (2.2.6)."""
@@ -156,8 +180,9 @@ class ZePT(Segmenter):
         return self.refine(features["organ_queries"], memory, closed)
 
     def tumor_weights(self, refined: Tensor) -> Tensor:
-        """Z -> w^a (B, K, M)."""
-        return self.mask_norm(self.tumor_head(refined[:, -self.tumors :]))
+        """Z -> w^a (B, K, M [+ 1])."""
+        weights = self.mask_norm(self.tumor_head(refined[:, -self.tumors :]))
+        return self.offsets.behind(weights, self.offsets.tumor) if self.offsets else weights
 
     def seen_anomaly(self, anomaly: Tensor, organs: Tensor, hosts: Tensor) -> Tensor:
         """What K tumors get of the anomaly (B, 1, X, Y, Z): organ logits (B, N, X, Y, Z), hosts (K, N) -> (B, K, ...)."""
@@ -219,6 +244,8 @@ class ZePT(Segmenter):
             raise ValueError(f"training has stages 1 (organs) and 2 (tumors), not {stage}")
         if stage == 2 and int(self.stage) < 2:
             self.anomaly_head.load_state_dict(self.organ_head.state_dict())
+            if self.offsets:
+                self.offsets.anomaly.copy_(self.offsets.organ)
         self.stage.fill_(stage)
 
     def groups(self, learning_rate: float, backbone: float = 1.0) -> list[dict]:
@@ -232,16 +259,15 @@ class ZePT(Segmenter):
         """Everything the loss needs; see `criterion.ZeptLoss`.
 
         Returns:
-            organs (B, N [+ background], X, Y, Z): logits; responses: the same of four levels; in stage 2 also tumors
-            (B, K, X, Y, Z) and aligned (B, N + K, text_dim).
+            organs (B, N [+ background], X, Y, Z): logits (in stage 1 `LazyMasks`); responses, grouping: the same of four
+            levels; in stage 2 also tumors (B, K, X, Y, Z) and aligned (B, N + K, text_dim).
         """
-        pyramid, queries = self.look(image)
-        organs = masks_of(self.mask_norm(self.organ_head(queries[-1])), pyramid.mask)
-        # Scaled as in attention, which changes no visual prompt: its map is normalized from minimum to maximum.
-        pairs = zip(queries, pyramid.decoder, strict=True)
-        responses = [masks_of(q * q.shape[-1] ** -0.5, m) for q, m in pairs]
+        pyramid, queries, grouping = self.look(image)
+        organs = LazyMasks(self.organ_weights(queries[-1]), pyramid.mask)
+        responses = [masks_of(w, m) for w, m in zip(self.level_weights(queries), pyramid.decoder, strict=True)]
         if stage == 1:
-            return {"organs": organs, "responses": responses}
+            return {"organs": organs, "responses": responses, "grouping": grouping}
+        organs = organs.every(1)
         scores = [-r.detach().amax(1, keepdim=True) for r in responses]
         closed = [blocked(s, value_range(s)) for s in scores]  # in training, a patch is all there is of a scan
         refined = self.refine(queries[0], pyramid.encoder, closed)
@@ -251,6 +277,7 @@ class ZePT(Segmenter):
         return {
             "organs": self.corrected(organs, anomaly),
             "responses": responses,
+            "grouping": grouping,
             "tumors": tumors + self.seen_anomaly(anomaly, organs[:, : self.organs], self.hosts),
             "aligned": self.align(known),
             "knowledge": self.bank(),

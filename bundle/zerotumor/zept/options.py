@@ -10,6 +10,7 @@ CHOICES: dict[str, tuple[str, str]] = {
     "anomaly_gate": ("host", "all"),
     "anomaly_range": ("scan", "window"),
     "background": ("learned", "none"),
+    "offset": ("learned", "none"),
     "organ_correction": ("none", "hosts"),
     "selection": ("knowledge", "slot"),
 }
@@ -17,13 +18,14 @@ CHOICES: dict[str, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class Options:
-    """The seven choices.
+    """The eight choices.
 
     similarity: of queries and texts; "raw" is the paper's dot product over a free temperature, whose loss starts in the
     thousands. targets: of the two alignments; "aliased" is one matrix for both. anomaly_gate: what a tumor's logit gets of
     the anomaly map; "all" is everything everywhere. anomaly_range: where the map's minimum and maximum are taken from;
     "window" lets the same voxel be an anomaly in one window and none in the next. background: a query for what is no organ;
-    with "none" all that is unlabeled is anomalous. organ_correction: "hosts" subtracts the anomaly from the organs that host
+    with "none" all that is unlabeled is anomalous. offset: of each class's logits, learned, so that rare classes start rare;
+    with "none" they start everywhere. organ_correction: "hosts" subtracts the anomaly from the organs that host
     tumors (2.2.6). selection: how a prompt finds its query; "slot" knows the names of training alone.
 
     Raises:
@@ -35,6 +37,7 @@ class Options:
     anomaly_gate: str = "host"
     anomaly_range: str = "scan"
     background: str = "learned"
+    offset: str = "learned"
     organ_correction: str = "none"
     selection: str = "knowledge"
 

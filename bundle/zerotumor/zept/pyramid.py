@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch.nn.functional as F
 from monai.networks.nets import SwinUNETR
 from torch import Tensor, nn
 
@@ -22,23 +23,26 @@ class Pyramid:
     mask: Tensor  # P (B, M, X, Y, Z) at full resolution
 
 
-class ResidualPyramid(nn.Module):
+class ResidualPyramid(ResidualBackbone):
     """The shared residual U-Net, strides 16, 8, 4 and 2: the starter's backbone.
+
+    Its tensors have the names that they have in every method on this backbone, so that one can start from another's.
 
     Args:
         in_channels, channels, mask_channels: of `backbone.ResidualBackbone`.
     """
 
     def __init__(self, in_channels: int, channels: Sequence[int], mask_channels: int) -> None:
-        super().__init__()
-        self.net = ResidualBackbone(in_channels, channels, mask_channels)
+        super().__init__(in_channels, channels, mask_channels)
         c1, c2, c3, _, c5 = channels
-        self.widths, self.mask_channels, self.stride = (c5, c3, c2, c1), mask_channels, 16
+        self.widths, self.mask_channels = (c5, c3, c2, c1), mask_channels
 
     def forward(self, image: Tensor) -> Pyramid:
         """(B, in_channels, X, Y, Z), edges multiples of 16 -> its maps."""
-        maps = self.net.levels(image)
-        # The bottleneck is the encoder's last word and the decoder's first.
+        maps = self.levels(image)
+        # The bottleneck is the encoder's last word and the decoder's first. It leaves the network without a norm, and with
+        # values in the hundreds would drown every query that looks at it.
+        maps["e5"] = F.layer_norm(maps["e5"].movedim(1, -1), maps["e5"].shape[1:2]).movedim(-1, 1)
         encoder, decoder = ([maps[k] for k in keys] for keys in (("e5", "e3", "e2", "e1"), ("e5", "f1", "f2", "f3")))
         return Pyramid(encoder, decoder, maps["f4"])
 

@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..phrases import normalize
 from ..prompts import Prompt, PromptError
 from ..vocabulary import LESIONS, lesions
 from .classes import ANY, ClassSet
@@ -27,14 +26,6 @@ SHARPNESS = 0.1
 """Temperature that turns cosine similarities of paragraphs into the shares of slots."""
 LEAST = 0.05
 """Share of lesions that has an attribute value of which the table says that none has."""
-ANOMALY_WORDS = frozenset(
-    {"anomaly", "anomalies", "anomaly map", "unusual", "anything unusual", "where is anything unusual"}
-)
-
-
-def asks_for_anomaly(prompt: Prompt) -> bool:
-    """Whether a prompt wants the anomaly map itself: "anomaly", "where is anything unusual?"."""
-    return normalize(prompt.text) in ANOMALY_WORDS
 
 
 def knowledge_of(prompt: Prompt, bank: KnowledgeBank, encoder: TextEncoder | None = None) -> Tensor | None:

@@ -1,0 +1,58 @@
+"""A method's own maps beside the masks (ZePT: "anomaly"): by name, in numbers, as files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+from torch import Tensor
+
+from .segmenter import METHODS, Segmenter
+from .volumes import write_atomically
+
+THRESHOLD = 0.5
+"""What of a map in 0..1 counts as high."""
+
+
+def wanted_maps(text: str | None, model: Segmenter, method: str) -> tuple[str, ...]:
+    """Names of maps in "anomaly,residual"; the empty tuple for nothing.
+
+    Raises:
+        ValueError: the method has no map of a name.
+    """
+    names = tuple(dict.fromkeys(part.strip() for part in (text or "").split(",") if part.strip()))
+    for name in names:
+        if name not in model.maps:
+            has = f"it has {', '.join(model.maps)}" if model.maps else "it has none"
+            others = ", ".join(m for m in METHODS if m != method)
+            raise ValueError(f"{method} has no map {name!r} ({has}): leave it out, or use another method ({others})")
+    return names
+
+
+def summary(volume: Tensor, affine: Tensor) -> dict[str, object]:
+    """What there is to say of a map (1, X, Y, Z): peak and where it is in mm (RAS), ml above the threshold."""
+    values, affine = torch.as_tensor(volume)[0], np.asarray(affine, dtype=float)
+    where = np.unravel_index(int(values.argmax()), values.shape)
+    voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1000
+    return {
+        "peak": round(float(values.max()), 4),
+        "peak_mm": [round(float(x), 1) for x in affine[:3, :3] @ np.array(where) + affine[:3, 3]],
+        "threshold": THRESHOLD,
+        "above_ml": round(float((values >= THRESHOLD).sum()) * voxel_ml, 3),
+    }
+
+
+def summaries(maps: Mapping[str, object], affine: Tensor, names: Sequence[str] | None = None) -> dict[str, dict]:
+    """Name -> `summary`, of all maps or of some."""
+    return {name: summary(maps[name], affine) for name in (maps if names is None else names)}
+
+
+def write_map(volume: Tensor, affine: Tensor, path: Path) -> None:
+    """Write a map (1, X, Y, Z) as float32 NIfTI, atomically; affine to RAS mm."""
+    array = np.asarray(torch.as_tensor(volume)[0].cpu(), dtype=np.float32)
+    image = nib.Nifti1Image(array, np.asarray(affine, dtype=np.float64))
+    image.header.set_xyzt_units("mm")
+    write_atomically(Path(path), lambda temporary: nib.save(image, temporary))
