@@ -9,6 +9,10 @@ is skipped, and a bad scan does not stop the rest.
 --format nrrd writes NAME_mask.nrrd instead; for DICOM scans, --format dicom-seg writes NAME_seg.dcm and --format rtstruct
 NAME_rtstruct.dcm, which refer to the scan, and --push stores these on a DICOMweb server. DICOM knows no empty result: if
 nothing is found, no such file is written, and the summary says so.
+
+--save writes further volumes on the scan's own grid, if the method has them: NAME_attention.nii.gz and so on. DiffuGTS has
+pseudo-healthy (the scan with what it holds to be tumor drawn anew, in the scan's units), residual, attention and hole,
+ZePT has anomaly. --quality fast, standard or best trades time for quality where a method knows how.
 """
 
 from __future__ import annotations
@@ -39,7 +43,7 @@ from zerotumor.stow import push as store
 from zerotumor.stow import split_url
 from zerotumor.text import TextEncoderError
 from zerotumor.transforms import ModalityError
-from zerotumor.volumes import find_scans, read_scan, stem_of, write_atomically
+from zerotumor.volumes import find_scans, read_scan, stem_of, write_atomically, write_volume
 
 COLUMNS = (
     "scan", "status", "prompt", "found", "score", "volume_ml", "largest_diameter_mm", "centroid_mm", "mask", "error",
@@ -48,13 +52,14 @@ NOTHING = "none: nothing found"
 console = Console()
 
 
-def outputs(out: Path, scan: Path, names: set[str], format: str) -> dict[str, Path]:
+def outputs(out: Path, scan: Path, names: set[str], format: str, volumes: list[str]) -> dict[str, Path]:
     """Files of one scan; scans of one name in different folders get a mark that tells them apart."""
     name = stem_of(scan)
     if name in names:
         name += "-" + hashlib.sha256(str(scan.resolve()).encode()).hexdigest()[:8]
     names.add(name)
-    return {"mask": out / f"{name}{FORMATS[format]}", "report": out / f"{name}.json", "picture": out / f"{name}.png"}
+    files = {"mask": out / f"{name}{FORMATS[format]}", "report": out / f"{name}.json", "picture": out / f"{name}.png"}
+    return files | {volume: out / f"{name}_{volume}.nii.gz" for volume in volumes}
 
 
 def done_report(files: dict[str, Path], request: dict) -> dict | None:
@@ -73,8 +78,8 @@ def write_report(report: dict, path: Path) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text))
 
 
-def save(scan, result: ScanResult, files: dict[str, Path], source) -> None:
-    """Mask, picture, and last the report: a report on disk says that the rest is there."""
+def write_results(scan, result: ScanResult, files: dict[str, Path], source) -> None:
+    """Mask, volumes, picture, and last the report: a report on disk says that the rest is there."""
     report = result.report
     request = report["request"]
     written = save_mask(
@@ -82,7 +87,9 @@ def save(scan, result: ScanResult, files: dict[str, Path], source) -> None:
         method=request["method"], weights=request["weights"] or "",
     )  # fmt: skip
     report["mask"] = files["mask"].name if written else None
-    write_atomically(files["picture"], lambda path: overlay(scan, result.masks, report, path))
+    for volume in request.get("save", []):
+        write_volume(result.extras[volume.replace("-", "_")][0], scan.affine, files[volume])
+    write_atomically(files["picture"], lambda path: overlay(scan, result.masks, report, path, maps=result.extras))
     write_report(report, files["report"])
 
 
@@ -94,9 +101,12 @@ def segment_one(
     # Before the work, not after it: a scan that cannot be written as DICOM is refused at once.
     source = source_headers(path, series) if request["format"] in DICOM_FORMATS else None
     scan = read_scan(path, series=series)
-    result = segment_scan(model, scan, prompts, modality=modality, progress=tick)
+    # The picture shows a pseudo-healthy volume wherever there is one.
+    kept = [v.replace("-", "_") for v in request.get("save", [])]
+    kept += [m for m in model.maps if model.images and m not in kept]
+    result = segment_scan(model, scan, prompts, modality=modality, keep=kept, progress=tick)
     result.report |= {"request": request, "picture": files["picture"].name}
-    save(scan, result, files, source)
+    write_results(scan, result, files, source)
     return result.report
 
 
@@ -159,6 +169,29 @@ def check_output(format: str, push: str | None) -> None:
         split_url(push)
 
 
+def choose(model: Segmenter, save: str | None, quality: str | None) -> dict:
+    """Set the quality, and check that the method has the volumes to save; what this adds to a request.
+
+    Raises:
+        ValueError: the method has no such volume or quality.
+    """
+    name, asked = type(model).__name__, {}
+    if quality is not None:
+        if quality not in model.qualities:
+            has = f"choose one of {', '.join(model.qualities)}" if model.qualities else "leave --quality out"
+            raise ValueError(f"{name} has no quality {quality!r}: {has}")
+        model.quality = asked["quality"] = quality
+    if save is not None:
+        volumes = list(dict.fromkeys(v.strip().replace("_", "-") for v in save.split(",") if v.strip()))
+        own = [m.replace("_", "-") for m in model.maps]
+        for volume in volumes:
+            if volume not in own:
+                has = f"choose from {', '.join(own)}" if own else "leave --save out"
+                raise ValueError(f"{name} has no volume {volume!r} to save: {has}")
+        asked["save"] = volumes
+    return asked
+
+
 def main(
     inputs: Annotated[list[Path], typer.Argument(help="NIfTI or NRRD files, DICOM folders, or folders of these")],
     prompt: Annotated[list[str], typer.Option(help="what to look for; may be given several times")],
@@ -171,11 +204,14 @@ def main(
     force: Annotated[bool, typer.Option(help="segment again what is done")] = False,
     format: Annotated[str, typer.Option(help=f"of the masks, one of: {', '.join(FORMATS)}")] = "nifti",
     push: Annotated[str | None, typer.Option(help="DICOMweb server to store DICOM results on, http://...")] = None,
+    save: Annotated[str | None, typer.Option(help="further volumes: pseudo-healthy,residual,attention")] = None,
+    quality: Annotated[str | None, typer.Option(help="fast, standard or best, for methods that know these")] = None,
 ) -> None:
     """Segment scans by text."""
     try:
         check_output(format, push)
         model = load(method, weights, device=device)
+        chosen = choose(model, save, quality)
         # Words are checked before any scan is read; they are parsed again for each, as CT and MR differ.
         prompts = [p.text for p in parse(prompt, encoder=model.encoder)]
     except (WeightsError, TextEncoderError, PromptError, ServerError, ValueError) as error:
@@ -183,7 +219,7 @@ def main(
         raise typer.Exit(2) from None
     request = {
         "method": method, "weights": model.weights_sha256, "prompts": prompts, "modality": modality,
-        "series": series, "format": format,
+        "series": series, "format": format, **chosen,
     }  # fmt: skip
     rows, reports, failed, names = [], [], 0, set()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -191,7 +227,7 @@ def main(
     with Progress(*columns, console=console) as progress:
         whole = progress.add_task("scans", total=len(scans))
         for path in scans:
-            files = outputs(out, path, names, format)
+            files = outputs(out, path, names, format, chosen.get("save", []))
             window = progress.add_task(f"  {path.name}", total=None)
             tick = lambda k, n, task=window: progress.update(task, completed=k, total=n)  # noqa: E731
             earlier = None if force else done_report(files, request)

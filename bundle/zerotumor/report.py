@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -18,6 +18,8 @@ from scipy.spatial.distance import pdist
 from torch import Tensor
 
 from .prompts import Prompt
+from .stages import draw as draw_stages
+from .stages import has_stages
 
 MAX_COMPONENTS = 20
 COLORS = ("#ff4040", "#40c8ff", "#ffd040", "#60e060", "#ff60e0", "#ffffff")
@@ -120,10 +122,18 @@ def window(image: np.ndarray, modality: str) -> np.ndarray:
     return np.clip((image - low) / max(high - low, 1e-6), 0, 1)
 
 
-def overlay(scan: MetaTensor, masks: Tensor, report: dict, path: str | Path, truth: Tensor | None = None) -> None:
+def overlay(
+    scan: MetaTensor,
+    masks: Tensor,
+    report: dict,
+    path: str | Path,
+    truth: Tensor | None = None,
+    maps: Mapping[str, Tensor] | None = None,
+) -> None:
     """PNG with axial, coronal and sagittal slices through the largest lesion found (or the middle of the scan).
 
     Radiological convention: the patient's right is on the left. Outlines: one color a prompt; truth, if given, dashed.
+    With the maps (1, X, Y, Z) of a method that makes a pseudo-healthy volume, a second row: see `stages`.
     """
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
@@ -139,7 +149,15 @@ def overlay(scan: MetaTensor, masks: Tensor, report: dict, path: str | Path, tru
     true = turn(truth) if truth is not None else None
     gray = window(np.asarray(image[0]), report["modality"])
     center = focus(drawn if any(d.any() for d in drawn) else ([true] if true is not None else []), gray.shape)
-    figure, axes = plt.subplots(1, 3, figsize=(13, 5.2), facecolor="black")
+    if has_stages(maps):
+        figure = plt.figure(figsize=(13, 8.6), facecolor="black", layout="constrained")
+        upper, lower = figure.subfigures(2, 1, height_ratios=(5.2, 3.4), facecolor="black")
+        axes = upper.subplots(1, 3)
+        turned = {name: turn(volume[0]) for name, volume in maps.items()}
+        shown = window(np.stack([np.asarray(image[0]), turned["pseudo_healthy"]]), report["modality"])
+        draw_stages(lower, *shown, turned, drawn, spacing, COLORS)
+    else:
+        figure, axes = plt.subplots(1, 3, figsize=(13, 5.2), facecolor="black")
     for axis, (name, k) in zip(axes, (("axial", 2), ("coronal", 1), ("sagittal", 0)), strict=True):
         rows, columns = [(1, 0), (2, 0), (2, 1)][[2, 1, 0].index(k)]
         aspect = spacing[rows] / spacing[columns]
@@ -157,7 +175,8 @@ def overlay(scan: MetaTensor, masks: Tensor, report: dict, path: str | Path, tru
         axis.set_title(name, color="white", fontsize=10)
         axis.axis("off")
     figure.suptitle(caption(report), color="white", fontsize=10)
-    figure.tight_layout()
+    if not has_stages(maps):
+        figure.tight_layout()
     figure.savefig(path, dpi=90, facecolor="black", format="png")
     plt.close(figure)
 

@@ -189,3 +189,11 @@ def write_mask(mask: torch.Tensor, affine: torch.Tensor, path: Path) -> None:
     image = nib.Nifti1Image(array, np.asarray(affine, dtype=np.float64))
     image.header.set_xyzt_units("mm")
     write_atomically(Path(path), lambda temporary: nib.save(image, temporary))
+
+
+def write_volume(values: torch.Tensor, affine: torch.Tensor, path: Path) -> None:
+    """Write a volume (X, Y, Z) of real numbers atomically as NIfTI, float32; affine to RAS mm."""
+    array = np.asarray(values.cpu(), dtype=np.float32)
+    image = nib.Nifti1Image(array, np.asarray(affine, dtype=np.float64))
+    image.header.set_xyzt_units("mm")
+    write_atomically(Path(path), lambda temporary: nib.save(image, temporary))
