@@ -127,20 +127,39 @@ def test_each_prompt_is_answered_in_its_own_hole(make):
 
 @torch.no_grad()
 def test_a_lesion_is_drawn_once_however_many_windows_see_it(make, monkeypatch):
-    """One hole in the middle of eight overlapping windows: one box, laid around the hole."""
-    model, image = make(theta=0.0), scan_of(24)
-    drawn, whole = [], DiffuGTS.heal
-    monkeypatch.setattr(DiffuGTS, "heal", lambda self, i, h, *a, **k: (drawn.append(h), whole(self, i, h, *a, **k))[1])
+    """Where eight windows overlap: one hole, one box, laid around the hole."""
+    model, image = make(), scan_of(24)
+    image[0, 11:14, 11:14, 11:14] = 1.0
+    drawn, seen, whole = [], [], DiffuGTS.heal
 
     def look(self, features, prompts):
-        return first_look((EDGE,) * 3, (0, 6, 6, 6))
+        seen.append(bool((features["bright"] > 0.95).any()))
+        return Segmentation(torch.where(features["bright"] > 0.95, 4.0, -4.0), torch.ones(1, 1))
 
+    monkeypatch.setattr(DiffuGTS, "encode_image", lambda self, image: {"bright": image[:, :1]})
     monkeypatch.setattr(DiffuGTS, "segment_window", look)
-    features = encode_volume(model, image)
-    assert len(features.windows) > 1
-    features.windows = features.windows[:1]
-    segment_volume(model, image, PROMPTS[:1], features=features)
-    assert len(drawn) == 1 and drawn[0].sum() == (3 + 2 * model.steps) ** 3
+    monkeypatch.setattr(DiffuGTS, "heal", lambda self, i, h, *a, **k: (drawn.append(h), whole(self, i, h, *a, **k))[1])
+    result = segment_volume(model, image, PROMPTS[:1])
+    assert sum(seen) == 8 and len(drawn) == 1
+    assert drawn[0].sum() == result.extras["hole"].sum() == (3 + 2 * model.steps) ** 3
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR"])
+@torch.no_grad()
+def test_the_prior_is_told_what_the_scan_is_and_gets_scaled_means(make, monkeypatch, modality):
+    model, image = make(), scan_of()[None]
+    model.prior.scale_factor.fill_(1.7)
+    if modality == "MR":
+        image[:, 1] = image[:, 1].flip(2)
+    told, whole = [], type(model.prior).predict
+    monkeypatch.setattr(type(model.prior), "predict", lambda self, z, t, c: (told.append(c), whole(self, z, t, c))[1])
+    hole = torch.zeros(1, 1, EDGE, EDGE, EDGE, dtype=torch.bool)
+    hole[..., 4:8, 4:8, 4:8] = True
+    healed = model.heal(image, hole)
+    assert told and {c.modality for c in told} == {modality} and {c.spacing for c in told} == {(4.0, 4.0, 4.0)}
+    mean = model.prior.autoencoder.encode(image[:, :1])[0]
+    assert torch.allclose(healed.latent, 1.7 * mean, atol=1e-5)
+    assert torch.allclose(healed.reconstruction, model.prior.autoencoder.decode(mean), atol=1e-4)
 
 
 @torch.no_grad()
@@ -266,5 +285,5 @@ def test_volumes_come_on_the_scans_grid_and_in_its_units(make, turn, monkeypatch
     healthy = result.extras["pseudo_healthy"]
     assert torch.equal(healthy[~changed], values[~changed]) and changed.any()
     inside = healthy[changed]
-    assert (inside >= -1001).all() and (inside <= 401).all() and not torch.equal(inside, values[changed])
+    assert (inside >= -1000.5).all() and (inside <= 400.5).all() and not torch.equal(inside, values[changed])
     assert set(segment_scan(model, scan, "liver tumor", keep=["residual"]).extras) == {"residual"}

@@ -1,14 +1,18 @@
 """The two stages of training, by the real configs, and resuming."""
 
+import json
 import os
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 from monai.bundle import run as run_bundle
 
 from zerotumor.diffugts.criterion import DiffuGTSLoss
 from zerotumor.diffugts.samples import MakeResidual, RandFlipAll, hole_cache, prepare_residual
+from zerotumor.phantom import generate
 from zerotumor.segmenter import load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,8 +69,6 @@ def test_an_inpainted_patch_is_made_alike_again_and_flips_as_one(make, sample):
 
 
 def test_holes_are_the_attentions_the_truths_and_blobs(make, sample):
-    import numpy as np
-
     model = make(theta=0.0)
     transform = MakeResidual(model)
     masks = torch.zeros(1, 1, 16, 16, 16, dtype=torch.bool)
@@ -91,12 +93,13 @@ def test_inpainted_patches_of_other_weights_are_not_taken(tmp_path):
     assert a != b and a.startswith(str(tmp_path)) and a.endswith("fresh")
 
 
-def train(stage, tiny, **arguments):
+def train(stages, tiny, **arguments):
     """`monai.bundle run` on the configs of a stage."""
     bundle = ROOT / "bundle"
-    files = [str(bundle / "configs" / f"{n}.yaml") for n in ("train", "diffugts", f"diffugts_{stage}")]
+    names = ("train", "diffugts", *(f"diffugts_{stage}" for stage in stages.split()))
+    files = [str(bundle / "configs" / f"{n}.yaml") for n in names]
     small = {f"network_config::{k}": v for k, v in tiny.items()}
-    run_bundle(config_file=files, bundle_root=str(bundle), logging_file=False, **SHORT, **small, **arguments)
+    run_bundle(config_file=files, bundle_root=str(bundle), logging_file=False, **{**SHORT, **small, **arguments})
 
 
 def test_both_stages_by_configs_and_resuming(tmp_path, config, prior_file, monkeypatch):
@@ -122,3 +125,20 @@ def test_both_stages_by_configs_and_resuming(tmp_path, config, prior_file, monke
     model = load("diffugts", second / "model.pt")
     assert model.prior_sha256 != "untrained" and (second / "diffusion.pt").is_file()
     assert torch.isfinite(model(torch.rand(1, 2, 16, 16, 16))).all()
+
+
+def test_the_first_stage_on_scans(tmp_path, config, prior_file, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    records = []
+    for k in range(2):
+        phantom = generate(k, category="kidney tumor", modality="CT", difficulty=0.0, shape=(24,) * 3, spacing=4.0)
+        labels = torch.isin(phantom.organs, torch.tensor([2, 3], dtype=torch.uint8)).to(torch.uint8)
+        labels[phantom.lesions > 0] = 2
+        for name, values in (("image", phantom.image), ("label", labels)):
+            nib.save(nib.Nifti1Image(values[0].numpy(), np.diag([4.0, 4.0, 4.0, 1.0])), tmp_path / f"{name}{k}.nii.gz")
+        names = {"1": "kidney", "2": "kidney tumor"}
+        records.append({"image": f"image{k}.nii.gz", "label": f"label{k}.nii.gz", "labels": names, "modality": "CT"})
+    (tmp_path / "dataset.json").write_text(json.dumps({"training": records, "validation": records}))
+    train("attention scans", config, output_dir=str(tmp_path / "run"), scans_dir=str(tmp_path), max_epochs=1,
+          prior_weights=str(prior_file), batch_size=1)  # fmt: skip
+    assert torch.load(tmp_path / "run/checkpoint_epoch=1.pt", weights_only=True)["trainer"]["iteration"] == 2

@@ -7,15 +7,13 @@ reverse process and its surroundings from the scan's own latent, both at the noi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ..diffusion.prior import Condition, DiffusionPrior
+from ..diffusion.schedules import normal
 from .holes import latent_mask
-
-if TYPE_CHECKING:
-    from ..diffusion.prior import Condition, DiffusionPrior
 
 
 @dataclass(frozen=True)
@@ -64,14 +62,16 @@ def inpaint_latent(
     if not mask.any():
         return latent.clone()
     schedule = prior.schedule
-    times = schedule.timesteps(quality.steps, start)
-    noise = _noise(latent, generator)
+    times = schedule.timesteps(quality.steps, start, latent[0, 0].numel())
+    # One noise for the surroundings throughout: what is drawn moves on a smooth path, and so must what it is to fit.
+    noise = normal(latent, generator)
     z = noise if start >= 1 else schedule.add_noise(latent, noise, times[0])
     z = torch.where(mask, z, schedule.add_noise(latent, noise, times[0]))
     for k, t in enumerate(times):
         following = times[k + 1] if k + 1 < len(times) else None
         for r in range(quality.resamplings):
-            prediction = prior.predict(z, t, condition)
+            with torch.autocast(z.device.type, enabled=z.is_cuda):
+                prediction = prior.predict(z, t, condition).to(z)
             drawn = schedule.step(prediction, t, following, z, generator)
             known = latent if following is None else schedule.add_noise(latent, noise, following)
             z_next = torch.where(mask, drawn, known)
@@ -80,12 +80,6 @@ def inpaint_latent(
             z = schedule.renoise(z_next, following, t, generator)
         z = z_next
     return z
-
-
-def _noise(like: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Standard normal noise; drawn on the generator's device, so that a seed means the same everywhere."""
-    device = generator.device if generator is not None else like.device
-    return torch.randn(like.shape, generator=generator, device=device).to(like)
 
 
 def median(samples: Tensor) -> Tensor:

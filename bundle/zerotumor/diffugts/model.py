@@ -20,9 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..diffusion.prior import Condition, DiffusionPrior
+from ..diffusion.schedules import normal
 from ..prompts import DEFAULT_PROMPT, Prompt, parse
 from ..segmenter import Segmentation, Segmenter
 from ..transforms import shows_ct
+from . import frozen
 from .attention import Attention, resize
 from .holes import boxes, hole_of, width_mm
 from .inpainting import QUALITIES, Healed, heal
@@ -72,10 +74,9 @@ class DiffuGTS(Segmenter):
         super().__init__()
         self.spacing, self.patch, self.theta, self.seed = float(spacing), int(patch), float(theta), int(seed)
         self.options = o = Options(**options)
-        prior = prior if isinstance(prior, DiffusionPrior) else DiffusionPrior(**(prior or {}))
-        prior.freeze()
+        prior = frozen.build(prior)
         self._prior = (prior,)  # in a tuple, so that it is not registered
-        self.prior_sha256 = "untrained"
+        self.prior_path, self.prior_sha256 = None, "untrained"
         taps = {"encoder": list(prior.encoder_tap_channels), "unet": list(prior.unet_tap_channels)}
         channels = taps["encoder"] + taps["unet"] if o.taps == "both" else taps[o.taps]
         self.attention = Attention(channels, text_dim, o.alpha, o.adapter == "context", o.aggregate, o.score)
@@ -107,13 +108,27 @@ class DiffuGTS(Segmenter):
         Raises:
             segmenter.WeightsError: the file is missing, altered, or does not fit the prior that was built.
         """
-        raise NotImplementedError
+        self.prior_path = Path(path)
+        self.prior_sha256 = frozen.read(self.prior, self.prior_path)
+        return self
+
+    def keep_prior(self, folder: str | Path) -> dict[str, str]:
+        """Copy the prior's files beside weights that are written to a folder; what their record is to say of it."""
+        if self.prior_path is None:
+            raise ValueError("the prior has no file: read one with load_prior first")
+        return frozen.keep(self.prior_path, Path(folder))
+
+    def beside(self, path: Path, record: dict) -> None:
+        """Read the prior that the record names, from beside the weights."""
+        said = record["prior"]
+        frozen.check(path.parent / said["file"], said["sha256"])
+        self.load_prior(path.parent / said["file"])
 
     # ---- what does not depend on the prompt -------------------------------------------------------------------------
 
     def condition(self, ct: bool) -> Condition:
         """What the prior is told of a scan."""
-        return Condition("CT" if ct else "MR", self.spacing, None)
+        return frozen.condition(ct, self.spacing)
 
     def taps(self, image: Tensor, ct: Tensor) -> list[Tensor]:
         """F_l of images (B, 1, X, Y, Z) in 0..1, fine to coarse. No gradient: the prior is frozen."""
@@ -124,7 +139,13 @@ class DiffuGTS(Segmenter):
         return [level.detach() for level in levels]
 
     def _unet_taps(self, image: Tensor, ct: Tensor) -> list[Tensor]:
-        raise NotImplementedError
+        """Features of the U-Net's decoder where little noise was added, always the same noise."""
+        prior = self.prior
+        latent = prior.encode(image)
+        noise = normal(latent[:1], torch.Generator().manual_seed(self.seed))
+        t = prior.schedule.timesteps(1, self.options.tap_noise)[0]
+        noised = prior.schedule.add_noise(latent, noise.expand_as(latent), t)
+        return prior.unet_taps(noised, t, [self.condition(one) for one in ct.tolist()])
 
     def encode_image(self, image: Tensor) -> dict[str, Tensor]:
         """All that is known of an image (B, 2, X, Y, Z) before a prompt.
@@ -177,7 +198,8 @@ class DiffuGTS(Segmenter):
         """
         size = image.shape[2:]
         image, attention = self.pad(image), self.pad(answer.logits, -BOUND)
-        hole = self.holes(attention.sigmoid()) & (answer.scores >= self.theta)[:, :, None, None, None]
+        open_ = (answer.scores >= self.theta)[:, :, None, None, None]
+        hole = self.holes(attention.sigmoid()) & open_ & (self.options.answer != "attention")
         logits, anywhere = attention, hole.any(1, keepdim=True)
         extras = {
             "attention": attention.sigmoid().amax(1, keepdim=True),
@@ -186,19 +208,18 @@ class DiffuGTS(Segmenter):
             "hole": anywhere.to(image),
         }
         if self.options.answer != "attention":
-            # Outside a prompt's hole nothing is tumor; a prompt without a hole has found nothing, which theta decides.
-            found = hole.flatten(2).any(2)[..., None, None, None]
-            logits = torch.where(found, attention.clamp_max(CLOSED), attention)
-            texts = self.texts(prompts, torch.tensor([shows_ct(one) for one in image]))
-            context = round(self.options.context_mm / self.spacing)
+            # Outside a prompt's hole nothing is tumor. Prompts that found nothing keep their maps, for ranking voxels.
+            logits = torch.where(open_, attention.clamp_max(CLOSED), attention)
+            ct = torch.tensor([shows_ct(one) for one in image])
+            texts, context = self.texts(prompts, ct), round(self.options.context_mm / self.spacing)
             for b in range(len(image)):
-                for box in boxes(anywhere[b, 0], context, self.multiple, self.patch):
+                for box in boxes(anywhere[b, 0], context, self.prior.multiple, self.patch):
                     part = (slice(b, b + 1), slice(None), *box)
-                    healed, own = self.heal(image[part], anywhere[part]), hole[part]
+                    healed, own = self.heal(image[part], anywhere[part], ct[b : b + 1]), hole[part]
                     fused = self.fuse(healed, own, attention[part], texts[b : b + 1])
                     logits[part] = torch.where(own, fused, logits[part])
                     extras["pseudo_healthy"][part] = torch.where(
-                        anywhere[part], healed.healthy, extras["pseudo_healthy"][part]
+                        anywhere[part], healed.healthy.clamp(0, 1), extras["pseudo_healthy"][part]
                     )
                     extras["residual"][part] = pixel_residual(self.reference(healed), healed.healthy, anywhere[part])
         logits, extras = crop(logits, size), {name: crop(value, size) for name, value in extras.items()}
@@ -206,18 +227,23 @@ class DiffuGTS(Segmenter):
 
     def pad(self, volume: Tensor, value: float = 0.0) -> Tensor:
         """Far ends grown to edges that the prior can take, at least a patch; the image gets air."""
-        m = self.multiple
+        m = self.prior.multiple
         missing = [-(-max(n, self.patch) // m) * m - n for n in volume.shape[2:]]
         return F.pad(volume, (0, missing[2], 0, missing[1], 0, missing[0]), value=value)
 
-    def heal(self, image: Tensor, hole: Tensor, quality: str | None = None) -> Healed:
-        """Draw holes (B, 1, X, Y, Z) of images (B, 2, X, Y, Z) anew, each scan by itself and from the same seed."""
+    def heal(self, image: Tensor, hole: Tensor, ct: Tensor | None = None, quality: str | None = None) -> Healed:
+        """Draw holes (B, 1, X, Y, Z) of images (B, 2, X, Y, Z) anew, each scan by itself and from the same seed.
+
+        Args:
+            ct: (B,) whether each is a CT; by default what the image itself shows. quality: by default the model's.
+        """
+        ct = torch.tensor([shows_ct(one) for one in image]) if ct is None else ct
         parts = []
-        for one, where in zip(image.split(1), hole.split(1), strict=True):
+        for one, where, is_ct in zip(image.split(1), hole.split(1), ct.tolist(), strict=True):
             wide = width_mm(where, self.spacing) > self.options.wide_mm
             parts.append(
                 heal(
-                    self.prior, seen(one), where, self.condition(shows_ct(one[0])), QUALITIES[quality or self.quality],
+                    self.prior, seen(one), where, self.condition(is_ct), QUALITIES[quality or self.quality],
                     start=self.options.wide_start if wide else 1.0,
                     generator=torch.Generator().manual_seed(self.seed),
                 )

@@ -75,6 +75,13 @@ class KnownPhantom(GeneratePhantom):
         return known(data, super().__call__(data))
 
 
+class MarkModality(Transform):
+    """A sample of a scan, with `ct`."""
+
+    def __call__(self, data: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {**data, "ct": torch.tensor(shows_ct(torch.as_tensor(data["image"]).as_subclass(Tensor)))}
+
+
 @lru_cache(4096)
 def prompt_of(text: str) -> Prompt:
     """One text, parsed; texts of training are the vocabulary's."""
