@@ -103,7 +103,8 @@ def test_the_row_is_drawn_only_with_its_maps(tmp_path):
     assert heights[0] == heights[1] < heights[2]
 
 
-def test_the_ablation_is_evaluated_by_names(tmp_path, weights):
+def test_the_ablation_is_evaluated_by_names(tmp_path, weights, monkeypatch):
+    monkeypatch.setattr("zerotumor.cohorts.PHANTOM_SHAPE", (28, 28, 24))
     names = "diffugts:attention,diffugts:pixel,diffugts:feature,diffugts:fusion"
     out = tmp_path / "e.json"
     run("evaluate", "--method", names, "--set", "phantom", "--limit", "1", "--weights", weights, "--out", out)

@@ -118,7 +118,7 @@ def test_both_stages_by_configs_and_resuming(tmp_path, config, prior_file, monke
     train("residual", config, output_dir=str(second), max_epochs=2, **pretrained)
     later = torch.load(second / "checkpoint_epoch=2.pt", weights_only=True)
     assert later["trainer"]["iteration"] == 4
-    kept = torch.load(first / "best.pt", weights_only=True)["model"]
+    kept = torch.load(first / "best.pt", weights_only=True)
     assert all(torch.equal(later["model"][k], kept[k]) for k in kept if k.startswith("attention."))
     assert not torch.equal(later["model"]["fusion.net.4.bias"], kept["fusion.net.4.bias"])
 
