@@ -13,6 +13,7 @@ from monai.apps.generation.maisi.networks.autoencoderkl_maisi import Autoencoder
 from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import DiffusionModelUNetMaisi
 from torch import Tensor, nn
 
+from ..transforms import WIDE_HU
 from . import networks
 from .conditions import Condition, ConditionTensors, tensors_of
 from .schedules import Schedule, schedule
@@ -27,6 +28,7 @@ class DiffusionPrior(nn.Module):
         autoencoder, unet: networks, or options for `networks` (by default the starter's). schedule: options of
         `schedules.schedule`. scale_factor: 1 / standard deviation of the latents. finest_taps: see
         `networks.encoder_blocks`. guidance: classifier-free, 0 for none; towards the modality, away from "unknown".
+        ct_range: HU that become 0 and 1; MAISI's reaches to 1000.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class DiffusionPrior(nn.Module):
         scale_factor: float = 1.0,
         finest_taps: bool = True,
         guidance: float = 0.0,
+        ct_range: Sequence[float] = WIDE_HU,
     ) -> None:
         super().__init__()
         self.autoencoder = autoencoder if isinstance(autoencoder, nn.Module) else networks.autoencoder(autoencoder)
@@ -44,6 +47,7 @@ class DiffusionPrior(nn.Module):
         self.schedule = schedule if isinstance(schedule, Schedule) else build_schedule(schedule)
         self.register_buffer("scale_factor", torch.tensor(float(scale_factor)))
         self.guidance, self.frozen = float(guidance), False
+        self.ct_range = (float(ct_range[0]), float(ct_range[1]))
         blocks = networks.encoder_blocks(self.autoencoder, finest_taps)
         self.encoder_tap_blocks = tuple(k for k, _, _ in blocks)
         self.encoder_tap_channels = tuple(channels for _, channels, _ in blocks)
@@ -107,6 +111,10 @@ class DiffusionPrior(nn.Module):
         if unet.include_bottom_region_index_input:
             inputs["bottom_region_index_tensor"] = given.bottom
         return unet(latent, t, **inputs)
+
+    def forward(self, latent: Tensor, t: Tensor, condition: Condition | Sequence[Condition]) -> Tensor:
+        """`predict`, for MONAI's engines."""
+        return self.predict(latent, t, condition)
 
     # ---- features ---------------------------------------------------------------------------------------------------
 
