@@ -2,10 +2,12 @@
 
 import json
 from copy import deepcopy
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 
 from zerotumor.diffugts import DiffuGTS
@@ -287,3 +289,30 @@ def test_volumes_come_on_the_scans_grid_and_in_its_units(make, turn, monkeypatch
     inside = healthy[changed]
     assert (inside >= -1000.5).all() and (inside <= 400.5).all() and not torch.equal(inside, values[changed])
     assert set(segment_scan(model, scan, "liver tumor", keep=["residual"]).extras) == {"residual"}
+
+
+@torch.no_grad()
+def test_a_prior_with_a_wider_window_sees_its_own_scale(make):
+    """HU are what they are: 400 is 0.7 to a prior that ends at 1000, and comes back as 400."""
+    model, image = make(prior_top_hu=1000.0), scan_of()[None]
+    hounsfield = image[:, :1] * 1400 - 1000
+    assert torch.allclose(model.seen(image, torch.tensor([True])), (hounsfield + 1000) / 2000, atol=1e-6)
+    assert torch.equal(model.seen(image, torch.tensor([False])), image[:, :1])
+    healed = model.heal(image, torch.zeros(1, 1, EDGE, EDGE, EDGE, dtype=torch.bool))
+    assert torch.allclose(healed.image, image[:, :1], atol=1e-6)
+    expected = model.prior.reconstruct((hounsfield + 1000) / 2000) * 2000 / 1400
+    assert torch.allclose(healed.reconstruction, expected, atol=1e-4)
+
+
+def test_the_overlay_for_maisi():
+    parser = ConfigParser()
+    folder = Path(__file__).resolve().parents[2] / "bundle/configs"
+    names = ("train", "diffugts", "diffugts_attention", "diffugts_maisi")
+    parser.read_config([str(folder / f"{n}.yaml") for n in names])
+    config = parser.get_parsed_content("network_config")
+    assert config["prior"]["unet"]["num_channels"] == [64, 128, 256, 512] and config["text_dim"] == 768
+    with torch.device("meta"):
+        model = DiffuGTS(**config)
+    assert sum(p.numel() for p in model.prior.unet.parameters()) / 1e6 == pytest.approx(180.5, abs=0.1)
+    assert model.patch % model.prior.multiple == 0
+    assert 1 < sum(p.numel() for p in model.parameters()) / 1e6 < 3

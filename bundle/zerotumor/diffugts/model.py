@@ -23,7 +23,7 @@ from ..diffusion.prior import Condition, DiffusionPrior
 from ..diffusion.schedules import normal
 from ..prompts import DEFAULT_PROMPT, Prompt, parse
 from ..segmenter import Segmentation, Segmenter
-from ..transforms import shows_ct
+from ..transforms import WIDE_HU, shows_ct
 from . import frozen
 from .attention import Attention, resize
 from .holes import boxes, hole_of, width_mm
@@ -130,6 +130,15 @@ class DiffuGTS(Segmenter):
         """What the prior is told of a scan."""
         return frozen.condition(ct, self.spacing)
 
+    def gain(self, ct: Tensor) -> Tensor:
+        """What the image's first channel is multiplied with for the prior, (B, 1, 1, 1, 1): its CT window may be wider."""
+        ours, priors = WIDE_HU[1] - WIDE_HU[0], self.options.prior_top_hu - WIDE_HU[0]
+        return torch.where(ct, ours / priors, 1.0)[:, None, None, None, None]
+
+    def seen(self, image: Tensor, ct: Tensor) -> Tensor:
+        """What the prior sees of images (B, 2, X, Y, Z): their first channel, in 0..1."""
+        return image[:, :1].clamp(0, 1) * self.gain(ct).to(image)
+
     def taps(self, image: Tensor, ct: Tensor) -> list[Tensor]:
         """F_l of images (B, 1, X, Y, Z) in 0..1, fine to coarse. No gradient: the prior is frozen."""
         with torch.no_grad():
@@ -155,7 +164,7 @@ class DiffuGTS(Segmenter):
             it is a CT; image: the input.
         """
         ct = torch.tensor([shows_ct(one) for one in image], device=image.device)
-        return {**self.attention.queries(self.taps(seen(image), ct)), "ct": ct, "image": image}
+        return {**self.attention.queries(self.taps(self.seen(image, ct), ct)), "ct": ct, "image": image}
 
     def compact(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """Without the image: `complete` is given the whole scan."""
@@ -236,19 +245,25 @@ class DiffuGTS(Segmenter):
 
         Args:
             ct: (B,) whether each is a CT; by default what the image itself shows. quality: by default the model's.
+
+        Returns:
+            volumes on the scale of the image's first channel, latents as the prior has them.
         """
         ct = torch.tensor([shows_ct(one) for one in image]) if ct is None else ct
         parts = []
-        for one, where, is_ct in zip(image.split(1), hole.split(1), ct.tolist(), strict=True):
+        for one, where, is_ct in zip(self.seen(image, ct).split(1), hole.split(1), ct.tolist(), strict=True):
             wide = width_mm(where, self.spacing) > self.options.wide_mm
             parts.append(
                 heal(
-                    self.prior, seen(one), where, self.condition(is_ct), QUALITIES[quality or self.quality],
+                    self.prior, one, where, self.condition(is_ct), QUALITIES[quality or self.quality],
                     start=self.options.wide_start if wide else 1.0,
                     generator=torch.Generator().manual_seed(self.seed),
                 )
             )  # fmt: skip
-        return Healed(**{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Healed)})
+        whole = Healed(**{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Healed)})
+        gain = self.gain(ct).to(whole.image)
+        volumes = {name: getattr(whole, name) / gain for name in ("image", "healthy", "reconstruction")}
+        return replace(whole, **volumes)
 
     def reference(self, healed: Healed) -> Tensor:
         """What H is compared with."""
@@ -305,7 +320,7 @@ class DiffuGTS(Segmenter):
         names = ["CT" if one else "MR" for one in ct.tolist()]
         pairs = [self.bank.pairs(p, [m], self.encoder) for p, m in zip(targets.prompts, names, strict=True)]
         texts = torch.cat(pairs).to(image)
-        features = self.attention.queries(self.taps(seen(image), ct))
+        features = self.attention.queries(self.taps(self.seen(image, ct), ct))
         return {**self.attention(features, texts, image.shape[2:]), "texts": texts}
 
     def forward(
@@ -330,11 +345,6 @@ class DiffuGTS(Segmenter):
         if answer == "attention":
             return self.segment_window(self.encode_image(image), prompts).logits
         return super().forward(image, prompts)
-
-
-def seen(image: Tensor) -> Tensor:
-    """What the prior sees of an image (B, 2, X, Y, Z): its first channel in 0..1."""
-    return image[:, :1].clamp(0, 1)
 
 
 def crop(volume: Tensor, size: Sequence[int]) -> Tensor:

@@ -28,7 +28,8 @@ class Options:
     which attention opens a hole. dilate_mm: how far it grows. context_mm: what the inpainting sees around a hole.
     beta1, beta2: weights of the pixel and the feature residual without learned fusion. wordings: paraphrases a text, 1 in
     the reference configuration. wide_mm: a hole wider than this starts from `wide_start` of full noise and so keeps a trace
-    of what was there: nothing in its middle has context.
+    of what was there: nothing in its middle has context. prior_top_hu: the HU that are 1 to the prior (0 is -1000): 400 as
+    in `transforms.normalize`, 1000 for published MAISI models, which here see no denser bone than 400 HU.
 
     Raises:
         ValueError: an option has a value that is not among its choices, or out of range.
@@ -50,6 +51,7 @@ class Options:
     wordings: int = 3
     wide_mm: float = 60.0
     wide_start: float = 0.6
+    prior_top_hu: float = 400.0
 
     def __post_init__(self) -> None:
         for field in fields(self):
