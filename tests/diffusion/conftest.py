@@ -21,11 +21,13 @@ def sizes():
 
 @pytest.fixture
 def make():
-    """Builds a tiny prior with options. Its output layer is not zero, as that of a fresh diffusion model is."""
+    """Builds a tiny prior with options. No layer of it is zero, as many of a fresh diffusion model are."""
 
     def build(unet=None, **options):
         prior = DiffusionPrior(AUTOENCODER, {**UNET, **(unet or {})}, **options)
-        torch.nn.init.normal_(prior.unet.out[-1].conv.weight, std=0.1)
+        for parameter in prior.unet.parameters():
+            if parameter.ndim > 1 and not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.1)
         return prior.eval()
 
     return build
