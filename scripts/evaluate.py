@@ -2,6 +2,9 @@
 
 python scripts/evaluate.py --method malenia,outlier,everything --set all --out out/evaluation.json
 
+A method's own ablation is asked for after a colon: diffugts:attention, diffugts:pixel (and the pixel residual),
+diffugts:feature (and the feature residual), diffugts:fusion (all of it, fused by what was learned; the default).
+
 Sets: `phantom` (fixed seeds that training never draws) and `real` (every scan with truth in $ZEROTUMOR_DATA).
 """
 
@@ -41,7 +44,10 @@ def predictor(name: str, weights: Path | None, device: str) -> tuple[Predict, st
     """A method or baseline as a function of scan, prompts and modality; and the hash of its weights."""
     if name in BASELINES:
         return BASELINES[name], "none"
-    model = load(name, weights, device=device)
+    method, _, answer = name.partition(":")
+    model = load(method, weights, device=device)
+    if answer:
+        model.ablate(answer)
 
     def predict(scan: MetaTensor, prompts: list[Prompt], modality: str) -> ScanResult:
         return segment_scan(model, scan, prompts, modality=modality, keep_probabilities=True)
@@ -108,7 +114,7 @@ def table(records: list[dict], method: str) -> Table:
 def main(
     out: Annotated[Path, typer.Option(help="JSON file for the records")],
     method: Annotated[
-        str, typer.Option(help=f"{', '.join([*METHODS, *BASELINES])}; several separated by commas")
+        str, typer.Option(help=f"{', '.join([*METHODS, *BASELINES])}; several separated by commas; diffugts:attention")
     ] = "malenia",
     set_: Annotated[str, typer.Option("--set", help="phantom, real or all")] = "all",
     weights: Annotated[Path | None, typer.Option(help="weights of your own; default: the starter weights")] = None,
@@ -123,7 +129,9 @@ def main(
     predictors, hashes = {}, {}
     try:
         for name in method.split(","):
-            predictors[name], hashes[name] = predictor(name, weights if name in METHODS else None, device)
+            predictors[name], hashes[name] = predictor(
+                name, weights if name.partition(":")[0] in METHODS else None, device
+            )
     except (ValueError, WeightsError, TextEncoderError) as error:
         console.print(f"[red]{error}")
         raise typer.Exit(2) from None

@@ -10,8 +10,10 @@ is skipped, and a bad scan does not stop the rest.
 NAME_rtstruct.dcm, which refer to the scan, and --push stores these on a DICOMweb server. DICOM knows no empty result: if
 nothing is found, no such file is written, and the summary says so.
 
---save anomaly keeps a method's own map, too (NAME_anomaly.nii.gz, 0 to 1; several names separated by commas); the report
-and the picture then show it.
+--save writes a method's own maps, too, on the scan's own grid (NAME_anomaly.nii.gz; several names separated by commas); the
+report and the picture then show them. ZePT has anomaly; DiffuGTS has pseudo-healthy (the scan with what it holds to be tumor
+drawn anew, in the scan's units), residual, attention and hole. --quality fast, standard or best trades time for quality
+where a method knows how.
 """
 
 from __future__ import annotations
@@ -59,7 +61,7 @@ def outputs(out: Path, scan: Path, names: set[str], format: str, maps: tuple[str
         name += "-" + hashlib.sha256(str(scan.resolve()).encode()).hexdigest()[:8]
     names.add(name)
     files = {"mask": out / f"{name}{FORMATS[format]}", "report": out / f"{name}.json", "picture": out / f"{name}.png"}
-    return files | {f"map {m}": out / f"{name}_{m}.nii.gz" for m in maps}
+    return files | {f"map {m}": out / f"{name}_{m.replace('_', '-')}.nii.gz" for m in maps}
 
 
 def done_report(files: dict[str, Path], request: dict) -> dict | None:
@@ -78,8 +80,8 @@ def write_report(report: dict, path: Path) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text))
 
 
-def save(scan, result: ScanResult, files: dict[str, Path], source) -> None:
-    """Mask, maps, picture, and last the report: a report on disk says that the rest is there."""
+def write_results(scan, result: ScanResult, files: dict[str, Path], source, images: tuple[str, ...] = ()) -> None:
+    """Mask, maps, picture, and last the report: a report on disk says that the rest is there. `images` are no scores."""
     report = result.report
     request = report["request"]
     maps = {name: result.extras[name] for name in request["save"]}
@@ -88,11 +90,11 @@ def save(scan, result: ScanResult, files: dict[str, Path], source) -> None:
         method=request["method"], weights=request["weights"] or "",
     )  # fmt: skip
     report["mask"] = files["mask"].name if written else None
-    if maps:
-        report["maps"] = summaries(maps, scan.affine)
+    if scored := [name for name in maps if name not in images]:
+        report["maps"] = summaries(maps, scan.affine, scored)
     for name, volume in maps.items():
         write_map(volume, scan.affine, files[f"map {name}"])
-    write_atomically(files["picture"], lambda path: overlay(scan, result.masks, report, path, maps=maps))
+    write_atomically(files["picture"], lambda path: overlay(scan, result.masks, report, path, maps=result.extras))
     write_report(report, files["report"])
 
 
@@ -104,10 +106,11 @@ def segment_one(
     # Before the work, not after it: a scan that cannot be written as DICOM is refused at once.
     source = source_headers(path, series) if request["format"] in DICOM_FORMATS else None
     scan = read_scan(path, series=series)
-    keep = bool(request["save"])
-    result = segment_scan(model, scan, prompts, modality=modality, progress=tick, keep_probabilities=keep)
+    # The picture shows a pseudo-healthy volume wherever there is one.
+    kept = [*request["save"], *(m for m in model.maps if model.images and m not in request["save"])]
+    result = segment_scan(model, scan, prompts, modality=modality, keep=kept, progress=tick)
     result.report |= {"request": request, "picture": files["picture"].name}
-    save(scan, result, files, source)
+    write_results(scan, result, files, source, tuple(model.images))
     return result.report
 
 
@@ -170,6 +173,21 @@ def check_output(format: str, push: str | None) -> None:
         split_url(push)
 
 
+def set_quality(model: Segmenter, quality: str | None) -> dict:
+    """Set how much time an answer may take; what this adds to a request.
+
+    Raises:
+        ValueError: the method has no such quality.
+    """
+    if quality is None:
+        return {}
+    if quality not in model.qualities:
+        has = f"choose one of {', '.join(model.qualities)}" if model.qualities else "leave --quality out"
+        raise ValueError(f"{type(model).__name__} has no quality {quality!r}: {has}")
+    model.quality = quality
+    return {"quality": quality}
+
+
 def main(
     inputs: Annotated[list[Path], typer.Argument(help="NIfTI or NRRD files, DICOM folders, or folders of these")],
     prompt: Annotated[list[str], typer.Option(help="what to look for; may be given several times")],
@@ -182,23 +200,23 @@ def main(
     force: Annotated[bool, typer.Option(help="segment again what is done")] = False,
     format: Annotated[str, typer.Option(help=f"of the masks, one of: {', '.join(FORMATS)}")] = "nifti",
     push: Annotated[str | None, typer.Option(help="DICOMweb server to store DICOM results on, http://...")] = None,
-    save_maps: Annotated[
-        str | None, typer.Option("--save", help="maps of the method to keep and to show, such as: anomaly")
-    ] = None,
+    save: Annotated[str | None, typer.Option(help="maps of the method: anomaly, or pseudo-healthy,residual")] = None,
+    quality: Annotated[str | None, typer.Option(help="fast, standard or best, for methods that know these")] = None,
 ) -> None:
     """Segment scans by text."""
     try:
         check_output(format, push)
         model = load(method, weights, device=device)
+        chosen = set_quality(model, quality)
         # Words are checked before any scan is read; they are parsed again for each, as CT and MR differ.
         prompts = [p.text for p in parse(prompt, encoder=model.encoder)]
-        maps = wanted_maps(save_maps, model, method)
+        maps = wanted_maps(save, model, method)
     except (WeightsError, TextEncoderError, PromptError, ServerError, ValueError) as error:
         console.print(f"[red]{escape(str(error))}")
         raise typer.Exit(2) from None
     request = {
         "method": method, "weights": model.weights_sha256, "prompts": prompts, "modality": modality,
-        "series": series, "format": format, "save": list(maps),
+        "series": series, "format": format, "save": list(maps), **chosen,
     }  # fmt: skip
     rows, reports, failed, names = [], [], 0, set()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -19,7 +19,7 @@ from monai.utils import BlendMode, convert_to_dst_type
 from torch import Tensor
 
 from .prompts import Prompt, parse
-from .segmenter import Segmenter
+from .segmenter import Segmentation, Segmenter
 
 Progress = Callable[[int, int], None]
 
@@ -168,16 +168,17 @@ def segment_volume(
     if features is None and model.whole_scan:
         features = encode_volume(model, prepared, overlap=overlap, progress=progress)
     common = _common(model, image, overlap, features)
-    channels = {"gated": len(prompts), "ungated": len(prompts), **dict.fromkeys(model.maps, 1)}
+    window_maps = () if model.second_look else model.maps
+    channels = {"gated": len(prompts), "ungated": len(prompts), **dict.fromkeys(window_maps, 1)}
     canvas = _Canvas(channels, image.shape[1:], model.patch)
     scores = torch.zeros(len(prompts))
     attributes: list[dict] = [{} for _ in prompts]
     windows = features.windows if features is not None else windows_of(model, image, overlap, progress)
     for window in windows:
-        answer = model.segment({**window.features, **common}, prompts)
+        answer = model.segment_window({**window.features, **common}, prompts)
         gated = answer.logits.sigmoid()
         maps = {"gated": gated, "ungated": answer.extras.get("ungated", gated)}
-        maps |= {name: answer.extras[name] for name in model.maps}
+        maps |= {name: answer.extras[name] for name in window_maps}
         canvas.add(window.slices, {name: values[0] for name, values in maps.items()})
         for p, score in enumerate(answer.scores[0].tolist()):
             if score > scores[p]:
@@ -185,6 +186,9 @@ def segment_volume(
                 attributes[p] = answer.attributes[p] if answer.attributes else {}
     crop = tuple(slice(0, n) for n in prepared.shape[1:])
     probabilities = canvas.mean("gated")[(slice(None), *crop)]
+    extras = {name: canvas.mean(name)[(slice(None), *crop)] for name in ("ungated", *window_maps)}
+    if model.second_look:
+        probabilities, extras = _complete(model, prepared, probabilities, scores, prompts)
     voxel_ml = model.spacing**3 / 1000
     found = [
         float(score) >= model.theta and float((p >= 0.5).sum()) * voxel_ml >= minimum_ml
@@ -193,8 +197,18 @@ def segment_volume(
     for p, present in enumerate(found):
         if not present:
             probabilities[p] = 0
-    extras = {name: canvas.mean(name)[(slice(None), *crop)] for name in ("ungated", *model.maps)}
     return VolumeResult(probabilities, scores.tolist(), found, attributes, extras)
+
+
+def _complete(
+    model: Segmenter, prepared: Tensor, probabilities: Tensor, scores: Tensor, prompts: Sequence[Prompt]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The second look of a method at the whole scan, whose windows were blended: it sees each lesion once, and whole."""
+    device = next(model.parameters()).device
+    first = Segmentation(torch.logit(probabilities, eps=1e-6)[None].to(device), scores[None].to(device))
+    answer = model.complete(torch.as_tensor(prepared)[None].to(device), first, prompts)
+    extras = {name: answer.extras[name][0].float().cpu() for name in ("ungated", *model.maps)}
+    return answer.logits[0].sigmoid().float().cpu(), extras
 
 
 @torch.inference_mode()

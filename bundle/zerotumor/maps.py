@@ -18,15 +18,15 @@ THRESHOLD = 0.5
 
 
 def wanted_maps(text: str | None, model: Segmenter, method: str) -> tuple[str, ...]:
-    """Names of maps in "anomaly,residual"; the empty tuple for nothing.
+    """Names of maps in "anomaly,pseudo-healthy"; the empty tuple for nothing. A hyphen stands for an underscore.
 
     Raises:
         ValueError: the method has no map of a name.
     """
-    names = tuple(dict.fromkeys(part.strip() for part in (text or "").split(",") if part.strip()))
+    names = tuple(dict.fromkeys(part.strip().replace("-", "_") for part in (text or "").split(",") if part.strip()))
     for name in names:
         if name not in model.maps:
-            has = f"it has {', '.join(model.maps)}" if model.maps else "it has none"
+            has = f"it has {', '.join(m.replace('_', '-') for m in model.maps)}" if model.maps else "it has none"
             others = ", ".join(m for m in METHODS if m != method)
             raise ValueError(f"{method} has no map {name!r} ({has}): leave it out, or use another method ({others})")
     return names

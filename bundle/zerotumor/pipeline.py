@@ -18,7 +18,7 @@ from .inferer import Progress, VolumeFeatures, encode_volume, segment_volume
 from .prompts import Prompt, parse
 from .report import describe_prompt
 from .segmenter import Segmenter
-from .transforms import decide_modality, prepare
+from .transforms import decide_modality, prepare, to_scan_units
 
 
 @dataclass
@@ -84,6 +84,7 @@ def segment_scan(
     *,
     modality: str | None = None,
     keep_probabilities: bool = False,
+    keep: Sequence[str] = (),
     overlap: float = 0.5,
     progress: Progress | None = None,
 ) -> ScanResult:
@@ -92,7 +93,8 @@ def segment_scan(
     Args:
         scan: (1, X, Y, Z) of `volumes.read_scan`, or an `encode_scan`ned one, to skip the image.
         prompts: text, or `prompts.parse`d. modality: CT or MR, if the file does not say. keep_probabilities: also the
-        maps behind the masks, and the method's own (ZePT: "anomaly").
+        maps behind the masks, and the method's own (ZePT: "anomaly"). keep: names of only those of the method's own maps
+        that are wanted; "pseudo_healthy" comes in the scan's units, and outside its hole is the scan.
 
     Raises:
         PromptError, ModalityError: see `prompts.parse` and `transforms.decide_modality`.
@@ -125,5 +127,12 @@ def segment_scan(
     if keep_probabilities:
         out.probabilities = probabilities
         out.ungated = to_grid(result.extras["ungated"], prepared.affine, scan)
-        out.extras = {name: to_grid(result.extras[name], prepared.affine, scan) for name in model.maps}
+    wanted = model.maps if keep_probabilities else keep
+    needed = dict.fromkeys([*wanted, *(model.images[name] for name in wanted if name in model.images)])
+    on_scan = {name: to_grid(result.extras[name], prepared.affine, scan) for name in needed}
+    for name in set(wanted) & set(model.images):
+        changed = on_scan[model.images[name]] >= 0.5
+        own = torch.as_tensor(scan, dtype=torch.float32).as_subclass(torch.Tensor)
+        on_scan[name] = torch.where(changed, to_scan_units(on_scan[name], scan, modality), own)
+    out.extras = {name: on_scan[name] for name in wanted}
     return out

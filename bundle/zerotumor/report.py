@@ -20,6 +20,8 @@ from scipy.spatial.distance import pdist
 from torch import Tensor
 
 from .prompts import Prompt
+from .stages import draw as draw_stages
+from .stages import has_stages
 
 MAX_COMPONENTS = 20
 COLORS = ("#ff4040", "#40c8ff", "#ffd040", "#60e060", "#ff60e0", "#ffffff")
@@ -129,7 +131,8 @@ def overlay(
     """PNG with axial, coronal and sagittal slices through the largest lesion found (or the middle of the scan).
 
     Radiological convention: the patient's right is on the left. Outlines: one color a prompt; truth, if given, dashed. Each
-    of the method's own `maps` (1, X, Y, Z) has a row of its own, where colors lie over the scan.
+    of the method's own `maps` (1, X, Y, Z) has a row of its own, where colors lie over the scan; those of a method that
+    makes a pseudo-healthy volume share one: see `stages`.
     """
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
@@ -145,10 +148,18 @@ def overlay(
     true = turn(truth) if truth is not None else None
     gray = window(np.asarray(image[0]), report["modality"])
     center = focus(drawn if any(d.any() for d in drawn) else ([true] if true is not None else []), gray.shape)
-    heats = {name: turn(volume[0]) for name, volume in (maps or {}).items()}
-    figure, axes = plt.subplots(
-        1 + len(heats), 3, figsize=(13, 5.2 * (1 + len(heats))), facecolor="black", squeeze=False
-    )
+    heats = {} if has_stages(maps) else {name: turn(volume[0]) for name, volume in (maps or {}).items()}
+    if has_stages(maps):
+        figure = plt.figure(figsize=(13, 8.6), facecolor="black", layout="constrained")
+        upper, lower = figure.subfigures(2, 1, height_ratios=(5.2, 3.4), facecolor="black")
+        axes = upper.subplots(1, 3, squeeze=False)
+        turned = {name: turn(volume[0]) for name, volume in maps.items()}
+        shown = window(np.stack([np.asarray(image[0]), turned["pseudo_healthy"]]), report["modality"])
+        draw_stages(lower, *shown, turned, drawn, spacing, COLORS)
+    else:
+        figure, axes = plt.subplots(
+            1 + len(heats), 3, figsize=(13, 5.2 * (1 + len(heats))), facecolor="black", squeeze=False
+        )
     views = (("axial", 2), ("coronal", 1), ("sagittal", 0))
     for axis, (row, (name, k)) in zip(axes.flat, product((None, *heats), views), strict=True):
         rows, columns = [(1, 0), (2, 0), (2, 1)][[2, 1, 0].index(k)]
@@ -169,7 +180,8 @@ def overlay(
         axis.set_title(name if row is None else f"{row}, {name}", color="white", fontsize=10)
         axis.axis("off")
     figure.suptitle(caption(report), color="white", fontsize=10)
-    figure.tight_layout()
+    if not has_stages(maps):
+        figure.tight_layout()
     figure.savefig(path, dpi=90, facecolor="black", format="png")
     plt.close(figure)
 

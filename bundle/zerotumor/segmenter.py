@@ -49,6 +49,11 @@ class Segmenter(nn.Module):
     maps: tuple[str, ...] = ()  # names in `Segmentation.extras` of maps (B, 1, X, Y, Z) that whole scans get too
     organ_names: tuple[str, ...] = ()  # what `organ_maps` shows
     whole_scan: tuple[str, ...] = ()  # features of which every window must know those of all windows, see `shared`
+    images: dict[str, str] = {}  # of `maps`, those in the image's intensities -> the map of where they differ from it
+    second_look: bool = False  # whether `complete` does something
+    qualities: tuple[str, ...] = ()  # names that the attribute `quality` may have: how much time an answer may take
+    quality: str = ""
+    answers: tuple[str, ...] = ()  # names that `ablate` takes
 
     def encode_image(self, image: Tensor) -> dict[str, Tensor]:
         """(B, 2, X, Y, Z) -> features by name."""
@@ -61,6 +66,26 @@ class Segmenter(nn.Module):
     def shared(self, windows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         """What all windows of a scan have in common, from the `whole_scan` features of each; replaces theirs."""
         return {}
+
+    def segment_window(self, features: dict[str, Tensor], prompts: Sequence[Prompt]) -> Segmentation:
+        """`segment` as one window of a larger scan does it: a method with a second look leaves that to `complete`."""
+        return self.segment(features, prompts)
+
+    def complete(self, image: Tensor, answer: Segmentation, prompts: Sequence[Prompt]) -> Segmentation:
+        """A second look, at a whole scan (B, 2, X, Y, Z), at what its blended windows said: answers like `segment`."""
+        return answer
+
+    def ablate(self, answer: str) -> Segmenter:
+        """Answer by an earlier part of the method alone, one of `answers`, from now on; returns itself.
+
+        Raises:
+            ValueError: the method has no such part.
+        """
+        has = f"choose one of {', '.join(self.answers)}" if self.answers else "it answers in one way alone"
+        raise ValueError(f"{type(self).__name__} has no answer {answer!r}: {has}")
+
+    def beside(self, path: Path, record: dict) -> None:
+        """Load what a method keeps in further files beside its weights at `path`, as the record describes them."""
 
     def compact(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """Features as they are kept between prompts: a method drops what `segment` will not need."""
@@ -81,22 +106,29 @@ class Segmenter(nn.Module):
 
 @dataclass(frozen=True)
 class Method:
-    """Where a method lives: `module:Class`, and its shipped weights inside `bundle/models`."""
+    """Where a method lives: `module:Class`, its shipped weights inside `bundle/models`, further files that it needs."""
 
     target: str
     weights: str
+    needs: tuple[str, ...] = ()
 
 
 METHODS = {
     "malenia": Method("zerotumor.malenia:Malenia", "model.pt"),
     "zept": Method("zerotumor.zept:ZePT", "zept.pt"),
+    "diffugts": Method("zerotumor.diffugts:DiffuGTS", "diffugts.pt", needs=("diffusion.pt",)),
 }
 MODELS = Path(__file__).resolve().parents[1] / "models"
 
 
 def available(models: Path | None = None) -> list[str]:
     """Methods whose weights lie in a folder, by default that of the starter weights."""
-    return [name for name, method in METHODS.items() if ((models or MODELS) / method.weights).is_file()]
+    folder = models or MODELS
+    return [
+        name
+        for name, method in METHODS.items()
+        if all((folder / file).is_file() for file in (method.weights, *method.needs))
+    ]
 
 
 def class_of(method: str) -> type[Segmenter]:
@@ -174,6 +206,7 @@ def load_into(model: Segmenter, method: str, path: str | Path) -> Segmenter:
     encoder = load_text_encoder(record["text_encoder"]["name"])
     check_fingerprint(encoder, record["text_encoder"]["fingerprint"])
     load_state(model, path)
+    model.beside(path, record)
     model.encoder = encoder
     model.weights_sha256 = record["sha256"]
     return model

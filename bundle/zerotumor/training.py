@@ -274,9 +274,15 @@ class LossParts:
 
 
 def export(
-    network: Segmenter, method: str, folder: str, config: Mapping[str, object], encoder: TextEncoder, trainer: Engine
+    network: Segmenter,
+    method: str,
+    folder: str,
+    config: Mapping[str, object],
+    encoder: TextEncoder,
+    trainer: Engine,
+    **more: object,
 ) -> Path:
-    """Write the trained weights and their record to `folder`/model.pt and .json; returns the weights' path."""
+    """Write the trained weights and their record (with `more`) to `folder`/model.pt and .json; returns the weights' path."""
     path = Path(folder) / "model.pt"
     state = trainer.state
     facts = {
@@ -287,7 +293,7 @@ def export(
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
         }
     }
-    save(network, method, path, config=dict(config), encoder=encoder, **facts)
+    save(network, method, path, config=dict(config), encoder=encoder, **facts, **more)
     return path
 
 

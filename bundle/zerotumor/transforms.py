@@ -43,6 +43,35 @@ def normalize(image: Tensor, modality: str) -> Tensor:
     raise ModalityError(f"the modality {modality!r} is not known: say CT or MR")
 
 
+def normalize_like(image: Tensor, scan: Tensor, modality: str) -> Tensor:
+    """First channel of `normalize` (1, X, Y, Z) of an image on the scale of another scan: a phantom's healthy twin."""
+    if modality == "CT":
+        return normalize(image, modality)[:1]
+    return (image.float() / foreground_percentiles(scan.float())[2]).clamp(0, 1.2)
+
+
+def shows_ct(image: Tensor) -> bool:
+    """Whether a network input (2, X, Y, Z) was made from CT: then each of its windows follows from the other."""
+    wide, soft = image[0].flatten().float(), image[1].flatten().float()
+    inside = (soft > 0.02) & (soft < 0.98)
+    if not inside.any():
+        return bool(image.amax() > 0) and bool((wide[soft <= 0.02] < 0.61).all())
+    hounsfield = soft[inside] * (SOFT_HU[1] - SOFT_HU[0]) + SOFT_HU[0]
+    expected = (hounsfield - WIDE_HU[0]) / (WIDE_HU[1] - WIDE_HU[0])
+    return float((wide[inside] - expected).abs().median()) < 0.02
+
+
+def to_scan_units(values: Tensor, scan: Tensor, modality: str) -> Tensor:
+    """First channel of `normalize` -> HU, or the units of an MR scan that was normalized; the way back, where not clipped.
+
+    Args:
+        values: any shape. scan: the scan (1, X, Y, Z) as read.
+    """
+    if modality == "CT":
+        return values * (WIDE_HU[1] - WIDE_HU[0]) + WIDE_HU[0]
+    return values * foreground_percentiles(torch.as_tensor(scan, dtype=torch.float32).as_subclass(Tensor))[2]
+
+
 def foreground_percentiles(values: Tensor) -> tuple[float, float, float]:
     """2nd, 98th and 99.5th percentile of an MR scan's foreground: voxels above a twentieth of its 99th percentile.
 

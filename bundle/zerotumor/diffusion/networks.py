@@ -1,0 +1,72 @@
+"""MONAI's own MAISI networks from plain options: the starter's by default, the published ones from configs/maisi_*.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi, MaisiDownsample, MaisiResBlock
+from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import DiffusionModelUNetMaisi
+
+STARTER_AUTOENCODER = {
+    "spatial_dims": 3,
+    "in_channels": 1,
+    "out_channels": 1,
+    "latent_channels": 4,
+    "num_channels": [16, 32, 64],
+    "num_res_blocks": [1, 1, 1],
+    "attention_levels": [False, False, False],
+    "norm_num_groups": 8,
+    "with_encoder_nonlocal_attn": False,
+    "with_decoder_nonlocal_attn": False,
+}
+STARTER_UNET = {
+    "spatial_dims": 3,
+    "in_channels": 4,
+    "out_channels": 4,
+    "num_channels": [48, 80, 128],
+    "num_res_blocks": [2, 1, 1],
+    "attention_levels": [False, False, True],
+    "num_head_channels": [0, 0, 32],
+    "norm_num_groups": 16,
+    "include_spacing_input": True,
+    "num_class_embeds": 16,
+}
+# How a network computes, not what: weights fit either way. Splitting a convolution to save memory loses voxels wherever the
+# edge is not a multiple, and emptying the GPU's cache after every layer costs more than it saves.
+COMPUTE = {"num_splits": 1, "dim_split": 0, "save_mem": False, "norm_float16": False}
+
+
+def autoencoder(config: Mapping[str, object] | None = None) -> AutoencoderKlMaisi:
+    """The autoencoder with fresh weights; `config` replaces options of the starter's.
+
+    `num_splits`, `dim_split`, `save_mem` and `norm_float16` of published configs are not followed, see COMPUTE.
+    """
+    return AutoencoderKlMaisi(**{**STARTER_AUTOENCODER, **(config or {}), **COMPUTE})
+
+
+def unet(config: Mapping[str, object] | None = None) -> DiffusionModelUNetMaisi:
+    """The diffusion U-Net with fresh weights; `config` replaces options of the starter's.
+
+    Flash attention, which published configs ask for, exists on GPUs alone and needs no other weights.
+    """
+    options = {**STARTER_UNET, **(config or {})}
+    options["use_flash_attention"] = bool(options.get("use_flash_attention")) and torch.cuda.is_available()
+    return DiffusionModelUNetMaisi(**options)
+
+
+def encoder_blocks(network: AutoencoderKlMaisi, finest: bool) -> list[tuple[int, int, int]]:
+    """Blocks of the encoder to read features from, fine to coarse: (index, channels, stride).
+
+    Args:
+        finest: the last residual block of every level. Otherwise as published for MAISI: every downsampling, and the last
+            residual block; that leaves out full resolution, whose maps fill a GPU at MAISI's size.
+    """
+    found, stride, last = [], 1, None
+    for k, block in enumerate(network.encoder.blocks):
+        if isinstance(block, MaisiResBlock):
+            last = (k, block.out_channels, stride)
+        elif isinstance(block, MaisiDownsample):
+            stride *= 2
+            found.append(last if finest else (k, last[1], stride))
+    return [*found, last]

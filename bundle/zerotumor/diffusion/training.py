@@ -1,0 +1,192 @@
+"""Training the prior with MONAI's engines: the autoencoder first, then the U-Net on its latents."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from ignite.engine import Engine
+from monai.inferers import SimpleInferer
+from monai.losses import PatchAdversarialLoss
+from monai.networks.nets import PatchDiscriminator
+from torch import Tensor, nn
+
+from ..segmenter import WeightsError, sha256
+from .prior import Condition, DiffusionPrior
+from .weights import METHOD, load_autoencoder, load_prior, save_autoencoder, save_prior
+
+# ---- autoencoder ----------------------------------------------------------------------------------------------------
+
+
+class AutoencoderLoss(nn.Module):
+    """L1 + kl * KL + perceptual + adversarial, the last two only if asked for.
+
+    KL is summed over a latent and averaged over the batch, as MAISI's.
+
+    Args:
+        kl: weight. perceptual: a loss of (prediction, image), such as MONAI's PerceptualLoss, and its weight. adversarial:
+        weight of a patch discriminator, which is trained along; 0 for none. discriminator_rate: its learning rate.
+    """
+
+    def __init__(
+        self,
+        kl: float = 1e-6,
+        perceptual: nn.Module | None = None,
+        perceptual_weight: float = 0.3,
+        adversarial: float = 0.0,
+        discriminator_rate: float = 1e-4,
+    ) -> None:
+        super().__init__()
+        self.kl, self.perceptual_weight, self.adversarial = kl, perceptual_weight, adversarial
+        self.perceptual = perceptual.requires_grad_(False) if perceptual is not None else None
+        self.last: dict[str, float] = {}
+        if adversarial:
+            self.discriminator = PatchDiscriminator(
+                spatial_dims=3, channels=32, in_channels=1, out_channels=1, num_layers_d=3, norm="INSTANCE"
+            )
+            self.judge = PatchAdversarialLoss(criterion="least_squares")
+            self.optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=discriminator_rate)
+
+    def forward(self, output: tuple[Tensor, Tensor, Tensor], image: Tensor) -> Tensor:
+        """Scalar loss of an autoencoder's (reconstruction, mean, standard deviation)."""
+        prediction, mean, sigma = output
+        variance = sigma.square().clamp_min(1e-12)
+        divergence = 0.5 * (mean.square() + variance - variance.log() - 1).flatten(1).sum(1).mean()
+        parts = {"reconstruction": F.l1_loss(prediction, image), "kl": self.kl * divergence}
+        if self.perceptual is not None:
+            parts["perceptual"] = self.perceptual_weight * self.perceptual(prediction.float(), image.float())
+        if self.adversarial:
+            parts["adversarial"] = self.adversarial * self._contest(prediction, image)
+        self.last = {name: float(part.detach()) for name, part in parts.items()}
+        return sum(parts.values())
+
+    def _contest(self, prediction: Tensor, image: Tensor) -> Tensor:
+        """One step of the discriminator, then what it says of the prediction."""
+        self.discriminator.to(image.device).requires_grad_(True)
+        with torch.enable_grad():
+            sides = ((prediction.detach(), False), (image, True))
+            loss = sum(
+                self.judge(self.discriminator(x.float())[-1], target_is_real=real, for_discriminator=True)
+                for x, real in sides
+            )
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+        self.discriminator.requires_grad_(False)
+        return self.judge(self.discriminator(prediction)[-1], target_is_real=True, for_discriminator=False)
+
+
+def prepare_images(batch: Mapping[str, Tensor], device: torch.device | str, non_blocking: bool = False, **_) -> tuple:
+    """For MONAI's engines: an image is its own target."""
+    image = torch.as_tensor(batch["image"]).as_subclass(Tensor).to(device, torch.float32, non_blocking=non_blocking)
+    return image, image
+
+
+class Reconstruct(SimpleInferer):
+    """Validates an autoencoder as it will be used: by the posterior's mean."""
+
+    def __call__(self, inputs: Tensor, network: Callable, *args: object, **kwargs: object) -> Tensor:
+        return network.reconstruct(inputs)
+
+
+# ---- U-Net ----------------------------------------------------------------------------------------------------------
+
+
+def prior_config(
+    autoencoder_weights: str | Path,
+    unet: Mapping[str, object] | None = None,
+    schedule: Mapping[str, object] | None = None,
+    finest_taps: bool = True,
+) -> dict:
+    """Arguments of a DiffusionPrior around a trained autoencoder; its weights are those of an autoencoder or of a prior."""
+    record = _record(autoencoder_weights)
+    config = record["config"]
+    autoencoder = config.get("autoencoder") if record["method"] == METHOD else config
+    given = {"unet": dict(unet) if unet else None, "schedule": dict(schedule) if schedule else None}
+    return {"autoencoder": autoencoder, **given, "finest_taps": finest_taps}
+
+
+def fresh_prior(config: Mapping[str, object], autoencoder_weights: str | Path) -> DiffusionPrior:
+    """A prior with a trained, frozen autoencoder and a fresh U-Net.
+
+    Raises:
+        segmenter.WeightsError: the autoencoder's file is missing or altered.
+    """
+    prior = DiffusionPrior(**config)
+    trained = _autoencoder(autoencoder_weights)
+    prior.autoencoder.load_state_dict(trained.state_dict())
+    prior.autoencoder.requires_grad_(False)
+    return prior
+
+
+def _autoencoder(path: str | Path) -> nn.Module:
+    return load_prior(path).autoencoder if _record(path)["method"] == METHOD else load_autoencoder(path)[0]
+
+
+def _record(path: str | Path) -> dict:
+    try:
+        return json.loads(Path(path).with_suffix(".json").read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise WeightsError(f"{path} has no record beside it: train the autoencoder first, or restore both") from error
+
+
+def latent_folder(output_dir: str, patch: int, spacing: float, autoencoder_weights: str | Path) -> str:
+    """Where latents are cached; named by the autoencoder that made them, since another's would be noise to this U-Net."""
+    return f"{output_dir}/latents_{patch}_{spacing:g}mm_{sha256(Path(autoencoder_weights))[:8]}"
+
+
+@torch.no_grad()
+def set_scale(prior: DiffusionPrior, latents: Sequence[Mapping[str, Tensor]], most: int = 256) -> float:
+    """Set the prior's scale factor to 1 / standard deviation of (at most so many) unscaled latents; returns it."""
+    step = max(1, len(latents) // most)
+    values = torch.stack([torch.as_tensor(latents[k]["latent"]).float() for k in range(0, len(latents), step)])
+    prior.scale_factor.fill_(1 / float(values.std().clamp_min(1e-6)))
+    return float(prior.scale_factor)
+
+
+class PrepareLatents:
+    """For MONAI's engines: a batch of latents -> noisy latents, what is to be predicted, and the U-Net's conditions.
+
+    Args:
+        prior: its schedule and scale factor are used. fixed: the same times and noise for every epoch, for validation.
+    """
+
+    def __init__(self, prior: DiffusionPrior, fixed: bool = False) -> None:
+        self.prior, self.fixed = prior, fixed
+
+    def __call__(
+        self, batch: Mapping[str, Tensor], device: torch.device | str, non_blocking: bool = False, **_
+    ) -> tuple:
+        x0 = torch.as_tensor(batch["latent"]).as_subclass(Tensor).to(device, non_blocking=non_blocking)
+        x0 = x0 * self.prior.scale_factor
+        with torch.random.fork_rng(enabled=self.fixed):
+            if self.fixed:
+                torch.manual_seed(0)
+            t, noise = self.prior.schedule.random_times(x0), torch.randn_like(x0)
+        conditions = [
+            Condition("CT" if ct else "MR", tuple(spacing.tolist()))
+            for ct, spacing in zip(batch["ct"].tolist(), batch["spacing"], strict=True)
+        ]
+        schedule = self.prior.schedule
+        return schedule.add_noise(x0, noise, t), schedule.target(x0, noise, t), (), {"t": t, "condition": conditions}
+
+
+# ---- what training leaves -------------------------------------------------------------------------------------------
+
+
+def export_autoencoder(network: nn.Module, path: str | Path, config: Mapping[str, object], trainer: Engine) -> Path:
+    """Write a trained autoencoder and its record; returns the weights' path."""
+    return save_autoencoder(network, path, config, trained=_facts(trainer))
+
+
+def export_prior(prior: DiffusionPrior, path: str | Path, config: Mapping[str, object], trainer: Engine) -> Path:
+    """Write a trained prior, both networks and the scale factor, and its record; returns the weights' path."""
+    return save_prior(prior, path, config, scale_factor=float(prior.scale_factor), trained=_facts(trainer))
+
+
+def _facts(trainer: Engine) -> dict[str, object]:
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    return {"epochs": trainer.state.epoch, "steps": trainer.state.iteration, "device": device}
