@@ -31,6 +31,29 @@ def test_latents_are_the_scaled_mean_and_not_a_sample(make, image):
 
 
 @torch.no_grad()
+def test_large_volumes_go_in_tiles_that_agree_with_the_whole(make, monkeypatch):
+    prior, image = (
+        make(),
+        torch.rand(1, 1, 48, 32, 16).cumsum(2) / 48,
+    )  # smooth: norms of a tile are near those of the whole
+    latent = prior.encode(image)
+    whole = prior.decode(latent)
+    calls, encode = [], prior.autoencoder.encode
+    monkeypatch.setattr(prior.autoencoder, "encode", lambda x: calls.append(x.shape[2:]) or encode(x))
+    monkeypatch.setattr("zerotumor.diffusion.prior.TILED_FROM", 1)
+    tiled = prior.encode(image)
+    assert tiled.shape == latent.shape and torch.allclose(tiled, latent, atol=1e-5)  # one tile holds it all
+    monkeypatch.setattr("zerotumor.diffusion.prior.TILE", 32)
+    tiled = prior.encode(image)
+    assert calls == [(48, 32, 16), (32, 32, 16), (32, 32, 16)] and tiled.shape == latent.shape
+    assert torch.corrcoef(torch.stack([tiled.flatten(), latent.flatten()]))[0, 1] > 0.9
+    decoded = prior.decode(latent)
+    assert (
+        decoded.shape == whole.shape and torch.corrcoef(torch.stack([decoded.flatten(), whole.flatten()]))[0, 1] > 0.9
+    )
+
+
+@torch.no_grad()
 def test_the_modality_and_the_spacing_reach_the_network(make, condition):
     prior, latent = make(), torch.randn(2, 4, 8, 8, 8)
     plain = prior.predict(latent, torch.tensor(500.0), condition)

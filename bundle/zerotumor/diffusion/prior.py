@@ -6,11 +6,12 @@ variance, and all of it would show up in a residual.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
 from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import DiffusionModelUNetMaisi
+from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
 from ..transforms import WIDE_HU
@@ -19,6 +20,10 @@ from .conditions import Condition, ConditionTensors, tensors_of
 from .schedules import Schedule, schedule
 
 __all__ = ["Condition", "DiffusionPrior"]
+TILED_FROM = 256**3
+"""Voxels of an image from which on the autoencoder works in overlapping tiles. The widest of MAISI's maps would have over
+2^31 values, which GPU kernels cannot count, and MONAI's own splitting drops voxels."""
+TILE = 192  # voxels
 
 
 class DiffusionPrior(nn.Module):
@@ -70,15 +75,22 @@ class DiffusionPrior(nn.Module):
             ValueError: an edge is not a multiple of `stride`.
         """
         self._check(image, self.stride)
-        return self.autoencoder.encode(image)[0] * self.scale_factor
+        return self._tiled(lambda x: self.autoencoder.encode(x)[0], image, 1) * self.scale_factor
 
     def decode(self, latent: Tensor) -> Tensor:
         """(B, 4, x, y, z) -> (B, 1, X, Y, Z)."""
-        return self.autoencoder.decode(latent / self.scale_factor)
+        return self._tiled(self.autoencoder.decode, latent / self.scale_factor, self.stride)
 
     def reconstruct(self, image: Tensor) -> Tensor:
         """D(E(I)): what residuals are measured against, so that what the autoencoder loses is on both sides."""
         return self.decode(self.encode(image))
+
+    def _tiled(self, network: Callable[[Tensor], Tensor], x: Tensor, stride: int) -> Tensor:
+        """A network on a volume whose voxels are `stride` of the image's; in tiles where it is too large for one go."""
+        if x[0, 0].numel() * stride**3 < TILED_FROM:
+            return network(x)
+        tile = [min(TILE // stride, edge) for edge in x.shape[2:]]
+        return sliding_window_inference(x, tile, 1, network, overlap=0.25, mode="gaussian")
 
     # ---- the U-Net --------------------------------------------------------------------------------------------------
 
@@ -156,7 +168,7 @@ def build_schedule(options: Mapping[str, object] | None) -> Schedule:
     return schedule(**(options or {"kind": "flow", "warp": False}))
 
 
-def _outputs(modules: Sequence[nn.Module], call) -> list[Tensor]:
+def _outputs(modules: Sequence[nn.Module], call: Callable[[], object]) -> list[Tensor]:
     """What modules put out while `call` runs."""
     kept: dict[int, Tensor] = {}
     handles = [
