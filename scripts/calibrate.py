@@ -2,9 +2,10 @@
 
 python scripts/calibrate.py --weights RUN/model.pt
 
-Only seeds of training's validation range are used; no unseen kind and no real scan has a say. Of the thetas that leave at
-least half of the healthy scans (so the median) under 5 ml of false positives, the one with the best Dice (lesions asked for
-by name) is written to the weights' record; of equals, the quietest. If no theta is quiet enough, the quietest of all is.
+Only seeds of training's validation range are used, and no unseen kind. Of the thetas that leave at least two thirds of the
+healthy scans under 5 ml of false positives, the one with the best Dice (lesions asked for by name) is written to the weights'
+record; of equals, the quietest. If no theta is quiet enough, the quietest of all is. Real scans had one say: that more is
+found on healthy ones than on healthy phantoms made the share two thirds and not a half.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ from zerotumor.volumes import write_atomically
 
 SEED = 5_500_000
 THETAS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8)
+QUIET = 2 / 3
+"""Share of healthy phantoms that must stay quiet. More than the half which a median asks for: on real scans, more is found."""
 EQUAL = 0.005
 """Of Dice: smaller differences are noise on so few phantoms."""
 ASKED = [("liver tumor", "liver tumor"), ("kidney tumor", "kidney tumor"), ("kidney cyst", "kidney cyst"),
@@ -99,7 +102,7 @@ def main(
         console.print(f"[red]{error}")
         raise typer.Exit(2) from None
     measured = measure(model, count)
-    quiet_enough = [t for t in THETAS if measured[t][1] >= 0.5]
+    quiet_enough = [t for t in THETAS if measured[t][1] >= QUIET]
     best = max(quiet_enough, key=lambda t: (round(measured[t][0] / EQUAL), t), default=THETAS[-1])
     out = Table("theta", "Dice, seen kinds", "healthy under 5 ml")
     for theta, (overlap, silent) in measured.items():
