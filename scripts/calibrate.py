@@ -3,9 +3,9 @@
 python scripts/calibrate.py --weights RUN/model.pt
 
 Only seeds of training's validation range are used, and no unseen kind. Of the thetas that leave at least two thirds of the
-healthy scans under 5 ml of false positives, the one with the best Dice (lesions asked for by name) is written to the weights'
-record; of equals, the quietest. If no theta is quiet enough, the quietest of all is. Real scans had one say: that more is
-found on healthy ones than on healthy phantoms made the share two thirds and not a half.
+healthy scans under 5 ml of false positives, the one with the best Dice (lesions asked for by name) is written to the
+record of the weights; of equals, the quietest. If no theta is quiet enough, the quietest of all is. Real scans had one say:
+that more is found on healthy ones than on healthy phantoms made the share two thirds and not a half.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from zerotumor.volumes import write_atomically
 SEED = 5_500_000
 THETAS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8)
 QUIET = 2 / 3
-"""Share of healthy phantoms that must stay quiet. More than the half which a median asks for: on real scans, more is found."""
+"""Share of healthy phantoms that must stay quiet: more than the half of a median, since more is found on real scans."""
 EQUAL = 0.005
 """Of Dice: smaller differences are noise on so few phantoms."""
 ASKED = [("liver tumor", "liver tumor"), ("kidney tumor", "kidney tumor"), ("kidney cyst", "kidney cyst"),
