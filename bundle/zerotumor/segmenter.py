@@ -14,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .prompts import DEFAULT_PROMPT, Prompt, parse
@@ -90,6 +91,15 @@ class Segmenter(nn.Module):
     def compact(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """Features as they are kept between prompts: a method drops what `segment` will not need."""
         return features
+
+    def place_features(self, image: Tensor) -> Tensor:
+        """(B, 2, X, Y, Z) -> coarse maps (B, C, x, y, z) that tell how places look; by default, what the image shows.
+
+        Where a prompt's lesion is alike in two scans, so are these; see `selection.descriptor`.
+        """
+        coarse = F.avg_pool3d(image, 8)
+        spread = (F.avg_pool3d(image.square(), 8) - coarse.square()).clamp_min(0).sqrt()
+        return torch.cat([coarse, spread], 1)
 
     def organ_maps(self, features: dict[str, Tensor]) -> Tensor:
         """Features -> (B, 1 + N, X, Y, Z) in 0..1: no organ, and each of `organ_names`; a voxel is what has the most.

@@ -166,6 +166,10 @@ class DiffuGTS(Segmenter):
         ct = torch.tensor([shows_ct(one) for one in image], device=image.device)
         return {**self.attention.queries(self.taps(self.seen(image, ct), ct)), "ct": ct, "image": image}
 
+    def place_features(self, image: Tensor) -> Tensor:
+        """The coarsest adapted map of the prior for images (B, 2, X, Y, Z)."""
+        return self.encode_image(image)["coarsest"]
+
     def compact(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """Without the image: `complete` is given the whole scan."""
         return {name: value for name, value in features.items() if name != "image"}

@@ -172,6 +172,10 @@ class Malenia(Segmenter):
             extras={"token_scores": scores},
         )
 
+    def place_features(self, image: Tensor) -> Tensor:
+        """The backbone's f1, stride 8, for images (B, 2, X, Y, Z)."""
+        return self.backbone(image)["f1"]
+
     def organ_maps(self, features: dict[str, Tensor]) -> Tensor:
         """Probability of each place of the location map, brought from stride 2 to the image's grid."""
         size = features["prior"].shape[2:]

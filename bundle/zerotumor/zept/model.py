@@ -160,6 +160,10 @@ class ZePT(Segmenter):
         logits = masks_of(features["organ_weights"][:, : self.organs], features["mask"])
         return self.corrected(logits, features["anomaly"])
 
+    def place_features(self, image: Tensor) -> Tensor:
+        """The decoder's second coarsest map for images (B, 2, X, Y, Z)."""
+        return self.look(image)[0].decoder[1]
+
     def organ_maps(self, features: dict[str, Tensor]) -> Tensor:
         """Probability of each organ of `classes.organs`; no organ is where none is more probable than not."""
         organs = self.organ_logits(features).sigmoid()
