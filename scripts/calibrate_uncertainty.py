@@ -38,7 +38,7 @@ from zerotumor.uncertainty import FLOOR, PASSES, assess
 from zerotumor.volumes import write_atomically
 
 SEED = 7_000_000
-SHAPE = (60, 60, 52)
+SHAPE = (60, 48, 48)
 ASKED = [  # category, prompt; a third has nothing to be found
     ("liver tumor", "liver tumor"), ("pancreatic tumor", "pancreatic tumor"), ("healthy", "liver tumor"),
     ("kidney cyst", "kidney cyst"), ("soft tissue sarcoma", "soft tissue sarcoma"), ("healthy", "soft tissue sarcoma"),

@@ -12,8 +12,9 @@ nothing is found, no such file is written, and the summary says so.
 
 --save writes a method's own maps, too, on the scan's own grid (NAME_anomaly.nii.gz; several names separated by commas); the
 report and the picture then show them. ZePT has anomaly; DiffuGTS has pseudo-healthy (the scan with what it holds to be tumor
-drawn anew, in the scan's units), residual, attention and hole. --quality fast, standard or best trades time for quality
-where a method knows how.
+drawn anew, in the scan's units), residual, attention and hole. Every method has uncertainty: how probably the answer is
+wrong, voxel by voxel, from several looks at the scan and from the other methods that have weights; the report says why.
+--quality fast, standard or best trades time for quality where a method knows how.
 """
 
 from __future__ import annotations
@@ -36,15 +37,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from zerotumor.derived import source_headers
 from zerotumor.errors import ScanError, ServerError
 from zerotumor.export import DICOM_FORMATS, FORMATS, save_mask
-from zerotumor.maps import summaries, wanted_maps, write_map
-from zerotumor.pipeline import ScanResult, segment_scan
+from zerotumor.maps import UNCERTAINTY, summaries, wanted_maps, write_map
+from zerotumor.pipeline import ScanResult, encode_scan, segment_scan
 from zerotumor.prompts import PromptError, parse
 from zerotumor.report import overlay, table
-from zerotumor.segmenter import METHODS, Segmenter, WeightsError, load
+from zerotumor.segmenter import METHODS, Segmenter, WeightsError, available, load
 from zerotumor.stow import push as store
 from zerotumor.stow import split_url
 from zerotumor.text import TextEncoderError
 from zerotumor.transforms import ModalityError
+from zerotumor.uncertainty import assess, attach
 from zerotumor.volumes import find_scans, read_scan, stem_of, write_atomically
 
 COLUMNS = (
@@ -98,17 +100,29 @@ def write_results(scan, result: ScanResult, files: dict[str, Path], source, imag
     write_report(report, files["report"])
 
 
+def committee(method: str, device: str) -> list[Segmenter]:
+    """The other methods that have starter weights: whether they agree is part of how unsure an answer is."""
+    return [load(name, device=device) for name in available() if name != method]
+
+
 def segment_one(
     model: Segmenter, path: Path, prompts: list[str], files: dict[str, Path], request: dict, modality: str | None,
-    series: str | None, tick,
+    series: str | None, tick, members: tuple[Segmenter, ...] = (),
 ) -> dict:  # fmt: skip
     """One scan from file to files; returns its report."""
     # Before the work, not after it: a scan that cannot be written as DICOM is refused at once.
     source = source_headers(path, series) if request["format"] in DICOM_FORMATS else None
     scan = read_scan(path, series=series)
     # The picture shows a pseudo-healthy volume wherever there is one.
-    kept = [*request["save"], *(m for m in model.maps if model.images and m not in request["save"])]
-    result = segment_scan(model, scan, prompts, modality=modality, keep=kept, progress=tick)
+    own = [m for m in request["save"] if m != UNCERTAINTY]
+    kept = [*own, *(m for m in model.maps if model.images and m not in own)]
+    unsure = UNCERTAINTY in request["save"]
+    asked = encode_scan(model, scan, modality=modality, progress=tick) if unsure else scan
+    result = segment_scan(model, asked, prompts, modality=modality, keep=kept, progress=tick)
+    if unsure:
+        parsed = parse(prompts, modality=asked.modality, encoder=model.encoder)
+        others = [segment_scan(member, scan, parsed, modality=asked.modality).masks for member in members]
+        result.extras[UNCERTAINTY] = attach(result.report["prompts"], assess(model, asked, parsed, others=others))
     result.report |= {"request": request, "picture": files["picture"].name}
     write_results(scan, result, files, source, tuple(model.images))
     return result.report
@@ -200,7 +214,7 @@ def main(
     force: Annotated[bool, typer.Option(help="segment again what is done")] = False,
     format: Annotated[str, typer.Option(help=f"of the masks, one of: {', '.join(FORMATS)}")] = "nifti",
     push: Annotated[str | None, typer.Option(help="DICOMweb server to store DICOM results on, http://...")] = None,
-    save: Annotated[str | None, typer.Option(help="maps of the method: anomaly, or pseudo-healthy,residual")] = None,
+    save: Annotated[str | None, typer.Option(help="maps: uncertainty, anomaly, pseudo-healthy,residual")] = None,
     quality: Annotated[str | None, typer.Option(help="fast, standard or best, for methods that know these")] = None,
 ) -> None:
     """Segment scans by text."""
@@ -211,6 +225,7 @@ def main(
         # Words are checked before any scan is read; they are parsed again for each, as CT and MR differ.
         prompts = [p.text for p in parse(prompt, encoder=model.encoder)]
         maps = wanted_maps(save, model, method)
+        members = tuple(committee(method, device)) if UNCERTAINTY in maps else ()
     except (WeightsError, TextEncoderError, PromptError, ServerError, ValueError) as error:
         console.print(f"[red]{escape(str(error))}")
         raise typer.Exit(2) from None
@@ -230,7 +245,7 @@ def main(
             earlier = None if force else done_report(files, request)
             report, status, error = attempt(
                 lambda path=path, files=files, tick=tick: segment_one(
-                    model, path, prompts, files, request, modality, series, tick
+                    model, path, prompts, files, request, modality, series, tick, members
                 ),
                 earlier, files, push,
             )  # fmt: skip

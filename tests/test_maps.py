@@ -19,9 +19,10 @@ class Plain:
 def test_names():
     assert wanted_maps(" residual,anomaly, residual", Model(), "zept") == ("residual", "anomaly")
     assert wanted_maps(None, Plain(), "malenia") == wanted_maps("", Plain(), "malenia") == ()
-    with pytest.raises(ValueError, match=r"zept has no map 'attention' \(it has anomaly, residual\): leave it out"):
+    assert wanted_maps("uncertainty", Plain(), "malenia") == ("uncertainty",)
+    with pytest.raises(ValueError, match=r"no map 'attention' \(it has anomaly, residual, uncertainty\): leave it out"):
         wanted_maps("anomaly,attention", Model(), "zept")
-    with pytest.raises(ValueError, match=r"malenia has no map 'anomaly' \(it has none\).*zept"):
+    with pytest.raises(ValueError, match=r"malenia has no map 'anomaly' \(it has uncertainty\).*zept"):
         wanted_maps("anomaly", Plain(), "malenia")
 
 

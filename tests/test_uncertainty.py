@@ -15,7 +15,7 @@ from zerotumor.uncertainty import assess, binary_entropy, case_uncertainty, comm
 
 
 class Bright(Segmenter):
-    """Says that a lesion is where the image is bright; `front` says so of its front half alone, whichever way it is shown."""
+    """Says that a lesion is where the image is bright; `front`: of its front half alone, whichever way it is shown."""
 
     spacing, patch, theta = 3.0, 16, 0.5
 
@@ -34,10 +34,10 @@ class Bright(Segmenter):
 
 
 class Words:
-    """A text encoder that knows liver and spacecraft."""
+    """A text encoder to which a spacecraft is like nothing else."""
 
     def encode(self, texts):
-        return torch.stack([torch.tensor([1.0, 0.0]) if "liver" in t else torch.tensor([0.0, 1.0]) for t in texts])
+        return torch.stack([torch.tensor([0.0, 1.0] if "spacecraft" in t else [0.8, 0.6]) for t in texts])
 
 
 def scan_with(value, shape=(16, 16, 16)):
@@ -126,9 +126,9 @@ def test_a_committee_that_disagrees_says_on_how_much(prepared):
 
 def test_words_far_from_all_that_was_seen_are_new():
     assert novelty(parse("liver tumor")[0], None) == 0.0
-    assert novelty(parse("hepatic thing")[0], None) is None
-    assert novelty(parse("liverish thing")[0], Words()) == 0.0
-    assert novelty(parse("zorp")[0], Words()) == 0.0 or novelty(parse("zorp")[0], Words()) == 1.0
+    assert novelty(parse("hull of a spacecraft")[0], None) is None
+    assert novelty(parse("hull of a spacecraft")[0], Words()) == pytest.approx(0.4)
+    assert novelty(parse("glioblastoma")[0], Words()) == pytest.approx(0, abs=1e-6)
 
 
 def test_a_prompt_that_means_one_side_is_not_mirrored_across_it():

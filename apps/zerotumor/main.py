@@ -4,8 +4,8 @@ python -m monailabel.main start_server --app apps/zerotumor --studies FOLDER_OR_
 
 Settings (`--conf NAME VALUE`): bundle: folder of the bundle, by default the repository's. models: folder with weights of
 your own. cache_share: part of the free memory for encoded scans (0.3). random: the strategy that OHIF's "Next Sample"
-gets, which always asks for `random` (random, first or tumor_uncertainty). state: folder for the history of clicks and for
-training runs, by default inside the app's folder.
+gets, which always asks for `random` (random, first, tumor_uncertainty, tumor_committee, tumor_diversity, tumor_mix). state:
+folder for the history of clicks, for proposals and for training runs, by default inside the app's folder.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ import_without_torchvision()
 
 from monailabel.interfaces.app import MONAILabelApp  # noqa: E402
 from monailabel.interfaces.tasks.strategy import Strategy  # noqa: E402
-from monailabel.tasks.activelearning.random import Random  # noqa: E402
 
 SET_BY_THE_APP = ("header_modality", "dicom_folder")
 """Parts of a request that are the app's own: what a client writes there is dropped."""
@@ -52,6 +51,9 @@ class ZeroTumorApp(MONAILabelApp):
             description="Tumors by text, corrected by clicks",
             version="0.1.0",
         )
+        store = self.datastore()
+        if hasattr(store, "provenance"):
+            store.provenance = self.provenance
 
     def image_roots(self) -> list[Path]:
         """Folders that images of requests may lie in: the datastore (or its cache), the sessions, and uploads."""
@@ -91,21 +93,30 @@ class ZeroTumorApp(MONAILabelApp):
             request |= facts_of(image, datastore)
         return super().infer(request, datastore)
 
+    def provenance(self, image_id: str, labels, info: dict) -> dict:
+        """Where a label that is about to be saved comes from, see `lib.provenance`."""
+        store = self.datastore()
+        folder = store.series_folder(image_id) if hasattr(store, "series_folder") else ""
+        digest = self.engine.digest(Path(folder or store.get_image_uri(image_id)))
+        return self.ledger.describe(digest, labels, info)
+
     def init_infers(self) -> dict:
         from lib.engine import Engine
         from lib.history import Histories
+        from lib.provenance import Ledger
         from lib.refine import TumorRefine
         from lib.scribbles import Scribbles
         from lib.tumor import Tumor
 
         models = self.conf.get("models")
         share = float(self.conf.get("cache_share", 0.3))
-        engine = Engine(Path(models) if models else None, share, self.image_roots)
+        self.engine = engine = Engine(Path(models) if models else None, share, self.image_roots)
+        self.ledger = Ledger(self.state / "proposals")
         histories = Histories(self.state / "clicks")
         push = getattr(self.datastore(), "push", None)
         return {
-            "tumor": Tumor(engine, histories, push),
-            "tumor_refine": TumorRefine(engine, histories, push),
+            "tumor": Tumor(engine, histories, push, self.ledger),
+            "tumor_refine": TumorRefine(engine, histories, push, ledger=self.ledger),
             "Histogram+GraphCut": Scribbles(engine),
         }
 
@@ -120,13 +131,13 @@ class ZeroTumorApp(MONAILabelApp):
         return {"tumor_uncertainty": UncertaintyScoring(self._infers["tumor"]), "dice": DiceScoring()}
 
     def init_strategies(self) -> dict[str, Strategy]:
-        from lib.active import First, MostUncertain
+        from lib.active import strategies
 
-        strategies = {"random": Random(), "first": First(), "tumor_uncertainty": MostUncertain()}
+        offered = strategies(self._infers["tumor"])
         chosen = self.conf.get("random", "random")
-        if chosen not in strategies:
-            raise ValueError(f"--conf random must be one of {', '.join(strategies)}, not {chosen!r}")
-        return {**strategies, "random": strategies[chosen]}
+        if chosen not in offered:
+            raise ValueError(f"--conf random must be one of {', '.join(offered)}, not {chosen!r}")
+        return {**offered, "random": offered[chosen]}
 
     def init_batch_infer(self):
         from lib.batch import ResumableBatch

@@ -15,6 +15,8 @@ from .volumes import write_atomically
 
 THRESHOLD = 0.5
 """What of a map in 0..1 counts as high."""
+UNCERTAINTY = "uncertainty"
+"""The map that every method has, see `uncertainty.assess`; it takes several looks at the scan."""
 
 
 def wanted_maps(text: str | None, model: Segmenter, method: str) -> tuple[str, ...]:
@@ -25,8 +27,9 @@ def wanted_maps(text: str | None, model: Segmenter, method: str) -> tuple[str, .
     """
     names = tuple(dict.fromkeys(part.strip().replace("-", "_") for part in (text or "").split(",") if part.strip()))
     for name in names:
-        if name not in model.maps:
-            has = f"it has {', '.join(m.replace('_', '-') for m in model.maps)}" if model.maps else "it has none"
+        if name not in (*model.maps, UNCERTAINTY):
+            own = ", ".join(m.replace("_", "-") for m in (*model.maps, UNCERTAINTY))
+            has = f"it has {own}"
             others = ", ".join(m for m in METHODS if m != method)
             raise ValueError(f"{method} has no map {name!r} ({has}): leave it out, or use another method ({others})")
     return names

@@ -216,6 +216,8 @@ def caption(report: dict) -> str:
             )
         else:
             lines.append(f"{e['prompt']}: nothing found (score {e['score']:.2f})")
+        if "doubts" in e:
+            lines.append(f"uncertainty {e['uncertainty']:.2f}: {e['doubts']['reason']}")
     for name, m in report.get("maps", {}).items():
         lines.append(f"{name}: at most {m['peak']:.2f}, {m['above_ml']:.1f} ml above {m['threshold']}")
     return "\n".join(lines)

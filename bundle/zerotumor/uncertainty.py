@@ -142,6 +142,13 @@ def assess(
     return out
 
 
+def attach(entries: Sequence[dict], unsure: Sequence[Uncertainty]) -> Tensor:
+    """Put assessments into a report's entries, one a prompt; returns the largest of their maps, (1, X, Y, Z)."""
+    for entry, one in zip(entries, unsure, strict=True):
+        entry |= {"uncertainty": round(one.value, 4), "doubts": one.parts()}
+    return torch.stack([one.map for one in unsure]).amax(0)
+
+
 def looks(image: Tensor, axes: Sequence[int], passes: int, seed: int) -> Iterator[tuple[Tensor, int | None]]:
     """Changed images (2, x, y, z), and the axis that each is mirrored along, if any; the first is not mirrored."""
     generator = torch.Generator().manual_seed(seed)

@@ -54,6 +54,25 @@ def test_one_scan_two_prompts(tmp_path, weights):
     assert [r["prompt"] for r in summary(out)] == ["tumor", "renal cyst"]
 
 
+def test_the_uncertainty_is_a_map_like_others_and_has_a_reason(tmp_path, weights, monkeypatch):
+    monkeypatch.setattr(segment, "available", lambda: [])  # no committee: its weights are not what is tested
+    scan, out = write_nifti(tmp_path / "a.nii.gz", ct_values()), tmp_path / "out"
+    common = (scan, "--prompt", "tumor", "--out", out, "--weights", weights)
+    run(*common)
+    plain, picture = nib.load(out / "a_mask.nii.gz").get_fdata(), (out / "a.png").stat().st_size
+    run(*common, "--save", "uncertainty")
+    written = nib.load(out / "a_uncertainty.nii.gz")
+    values = written.get_fdata()
+    assert values.shape == (20, 18, 16) and (written.affine == nib.load(scan).affine).all()
+    assert 0 <= values.min() < values.max() <= 1
+    report = json.loads((out / "a.json").read_text())
+    doubts = report["prompts"][0]["doubts"]
+    assert doubts["reason"] and doubts["disagreement_ml"] is None and not doubts["calibrated"]
+    assert report["maps"]["uncertainty"]["peak"] == pytest.approx(values.max(), abs=1e-3)
+    assert (nib.load(out / "a_mask.nii.gz").get_fdata() == plain).all(), "looking again changes no answer"
+    assert (out / "a.png").stat().st_size > picture, "the picture has a row for the map"
+
+
 def test_what_is_done_is_skipped_until_the_question_changes(tmp_path, weights):
     scan, out = write_nifti(tmp_path / "a.nii.gz", ct_values()), tmp_path / "out"
     common = ("--out", out, "--weights", weights)

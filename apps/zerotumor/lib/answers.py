@@ -31,6 +31,11 @@ def write(labels: Tensor, scan: MetaTensor, options: Options) -> str:
     return Writer(label="pred")(data)[0]
 
 
+def write_values(values: Tensor, scan: MetaTensor, options: Options) -> str:
+    """Write a map (1, X, Y, Z) on the scan's grid as float32 to a temporary file; returns its path."""
+    return write(values[0].float(), scan, options.model_copy(update={"result_dtype": "float32"}))
+
+
 def write_dicom(
     masks: Tensor, scan: MetaTensor, entries: Sequence[dict], options: Options, push: Callable[[Dataset], None] | None,
     **made_by: object,

@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from zerotumor.prompts import MAX_LENGTH
 from zerotumor.segmenter import METHODS
+from zerotumor.uncertainty import PASSES
 
 EXTENSIONS = (".nrrd", ".nii.gz", ".nii")
 DTYPES = ("uint8", "uint16", "int16", "int32", "float32")
@@ -82,6 +83,14 @@ class TumorOptions(Options):
     prompt: Annotated[str, BeforeValidator(_first), Field(max_length=MAX_PROMPTS * (MAX_LENGTH + 2))] = "tumor"
     label_prompt: Annotated[list[int], Field(max_length=MAX_PROMPTS)] | None = None
     overlap: Annotated[float, Field(ge=0, le=0.8)] = 0.5
+    uncertainty: bool = False  # look several times and ask the other methods, too
+    passes: Annotated[int, Field(ge=0, le=16)] = PASSES  # looks for that, besides the plain one
+    map: Annotated[Choice, Field(max_length=40)] = ""  # "uncertainty", or one of the method's, in place of the labels
+
+    @property
+    def doubts(self) -> bool:
+        """Whether the full uncertainty is wanted."""
+        return self.uncertainty or self.map == "uncertainty"
 
 
 class RefineOptions(Options):

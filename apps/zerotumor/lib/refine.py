@@ -26,6 +26,7 @@ from .engine import Engine
 from .history import Histories, History, unpack
 from .labels import LABELS
 from .options import RefineOptions, checked, refuse
+from .provenance import Ledger
 
 UNNAMED = re.compile(r"(segment|segmentation|label|mask|lesion|tumou?r)?[\s_-]*\d*", re.IGNORECASE)
 """Names that viewers give by themselves: they say nothing of what is looked for."""
@@ -36,8 +37,9 @@ class TumorRefine(InferTask):
     `tumor` last found in the scan, or from nothing."""
 
     def __init__(
-        self, engine: Engine, histories: Histories, push: Callable | None = None, weights: Path | None = None
-    ) -> None:
+        self, engine: Engine, histories: Histories, push: Callable | None = None, weights: Path | None = None,
+        ledger: Ledger | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(
             type=InferType.DEEPGROW,
             labels=LABELS,  # of no account to the mask, but OHIF corrects the segment that is chosen among them
@@ -47,6 +49,7 @@ class TumorRefine(InferTask):
                     "reset": False},
         )  # fmt: skip
         self.engine, self.histories, self.push, self.weights = engine, histories, push, weights
+        self.ledger = ledger
         self._refiner: Refiner | None = None
         self._loading = threading.Lock()
 
@@ -97,6 +100,7 @@ class TumorRefine(InferTask):
                 history.add((), start)
             mask = self._answer(history, clicks, encoded, options)
             self.histories.put(key, history)
+            self._note(digest, options, text, history)
         refined = time.perf_counter()
         labels = mask.to(torch.uint8)
         name = text or "lesion"
@@ -124,6 +128,14 @@ class TumorRefine(InferTask):
                 "total": round(time.perf_counter() - started, 3),
             },
         }
+
+    def _note(self, digest: str, options: RefineOptions, text: str, history: History) -> None:
+        """What a label that comes back will be said to come from."""
+        if self.ledger is None:
+            return
+        start, clicks = unpack(history.steps[0].mask, history.shape), history.steps[-1].clicks
+        weights = self._refiner.weights_sha256 if self._refiner is not None else ""
+        self.ledger.clicked(digest, options.client_id, text, start, clicks, weights)
 
     def _answer(
         self, history: History, clicks: tuple[Click, ...], encoded: EncodedScan, options: RefineOptions

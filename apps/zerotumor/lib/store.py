@@ -12,11 +12,13 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fastapi import HTTPException
 from filelock import FileLock
+from monai.data import MetaTensor
 from monailabel.datastore.local import DataModel, LocalDatastore
 
 from zerotumor.errors import ScanError
@@ -31,6 +33,9 @@ TAG = re.compile(r"[A-Za-z0-9_-]{1,40}")
 class Folder(LocalDatastore):
     """A folder of scans. Labels and index appear whole or not at all, and what was saved before stays till then."""
 
+    provenance: Callable[[str, MetaTensor, dict], dict] | None = None
+    """Image id, label map and what the client said of it -> what there is to add; set by the app."""
+
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict) -> str:
         """Keep a label of an image; returns the label's id.
 
@@ -44,12 +49,13 @@ class Folder(LocalDatastore):
         if entry is None:
             raise refuse(f"there is no image {image_id[:100]!r} in the datastore: ask for /datastore/?output=all", 404)
         try:
-            read_scan(label_filename, labels=True)
+            labels = read_scan(label_filename, labels=True)
         except ScanError as error:
             raise refuse(str(error).replace(str(label_filename), "the label"), 422) from None
         _, extension = self._to_id(os.path.basename(label_filename))
         path = Path(self._datastore.label_path(label_tag)) / self._filename(image_id, extension)
         info = {**(label_info or {}), "ts": int(time.time()), "name": path.name}
+        info |= self._origin(image_id, labels, info)
         with FileLock(self._lock_file):
             before = entry.labels.get(label_tag)
             try:
@@ -65,6 +71,14 @@ class Folder(LocalDatastore):
                     "the label was not saved, because the disk is full or locked: make room and save again", 507
                 ) from None
         return image_id
+
+    def _origin(self, image_id: str, labels: MetaTensor, info: dict) -> dict:
+        """Where a label comes from. That this cannot be told is no reason to lose the label."""
+        try:
+            return self.provenance(image_id, labels, info) if self.provenance is not None else {}
+        except (OSError, RuntimeError, ValueError, HTTPException) as error:
+            logger.warning(f"where the label of {image_id} comes from is not known: {error}")
+            return {}
 
     def _update_datastore_file(self, lock: bool = True) -> None:
         """As MONAI Label's, through a temporary file."""
