@@ -189,3 +189,13 @@ def write_mask(mask: torch.Tensor, affine: torch.Tensor, path: Path) -> None:
     image = nib.Nifti1Image(array, np.asarray(affine, dtype=np.float64))
     image.header.set_xyzt_units("mm")
     write_atomically(Path(path), lambda temporary: nib.save(image, temporary))
+
+
+def write_scan(scan: MetaTensor, path: Path) -> None:
+    """Write a scan (1, X, Y, Z) as NIfTI atomically, in whole numbers if it has no others."""
+    values = np.asarray(scan.as_tensor()[0])
+    if np.abs(values).max() < 32768 and np.array_equal(values, values.round()):
+        values = values.astype(np.int16)
+    image = nib.Nifti1Image(values, np.asarray(scan.affine, dtype=np.float64))
+    image.header.set_xyzt_units("mm")
+    write_atomically(Path(path), lambda temporary: nib.save(image, temporary))

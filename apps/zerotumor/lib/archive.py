@@ -12,8 +12,6 @@ import shutil
 import tempfile
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
 import requests
 import torch
 from dicomweb_client import DICOMwebClient
@@ -35,7 +33,7 @@ from zerotumor.prompts import Prompt
 from zerotumor.report import describe_prompt
 from zerotumor.stow import store
 from zerotumor.vocabulary import LESIONS
-from zerotumor.volumes import read_scan
+from zerotumor.volumes import read_scan, write_scan
 
 from .options import refuse
 from .store import Folder
@@ -118,7 +116,7 @@ class Archive(DICOMWebDatastore, Folder):
                 if not nifti.is_file() or image_id not in self._datastore.objects:
                     with tempfile.TemporaryDirectory() as temporary:
                         copy = Path(temporary) / nifti.name
-                        write_nifti(read_scan(folder), copy)
+                        write_scan(read_scan(folder), copy)
                         self.add_image(image_id, str(copy), self._dicom_info(image_id))
             except ScanError as error:
                 raise refuse(str(error).replace(str(folder), f"the series {image_id}"), 422) from None
@@ -236,13 +234,3 @@ def labeled_by(seg: Dataset) -> tuple[str, ...]:
     if str(seg.get("Manufacturer", "")) == MAKER and kinds == {"AUTOMATIC"}:
         return ()
     return tuple(str(item.get("SeriesInstanceUID", "")) for item in seg.get("ReferencedSeriesSequence", []))
-
-
-def write_nifti(scan: MetaTensor, path: Path) -> None:
-    """Write a scan (1, X, Y, Z) as NIfTI, in whole numbers if it has no others."""
-    values = np.asarray(scan.as_tensor()[0])
-    if np.abs(values).max() < 32768 and np.array_equal(values, values.round()):
-        values = values.astype(np.int16)
-    image = nib.Nifti1Image(values, np.asarray(scan.affine, dtype=np.float64))
-    image.header.set_xyzt_units("mm")
-    nib.save(image, path)
