@@ -84,7 +84,8 @@ def test_info_tells_viewers_what_there_is(client):
         isinstance(v, str | bool | int | float) or all(isinstance(x, str) for x in v) for v in tumor["config"].values()
     )
     assert info["models"]["tumor_refine"]["type"] == "deepgrow" and "tumor" in info["trainers"]
-    assert {"first", "random", "tumor_uncertainty"} <= set(info["strategies"])
+    names = {"uncertainty", "committee", "diversity", "mix"}
+    assert {"first", "random", *(f"tumor_{name}" for name in names)} <= set(info["strategies"])
 
 
 def test_the_servers_mask_is_the_pipelines(client, studies):
@@ -217,9 +218,41 @@ def test_save_next_score_and_batch(server, client, studies, tmp_path):
     assert np.array_equal(mask_of(saved) > 0, studies[1]["kidney"])
     scored = requests.post(f"{server}/scoring/dice?run_sync=true", json={}).json()
     assert "kidney" in json.dumps(scored)
-    unsure = requests.post(f"{server}/scoring/tumor_uncertainty?run_sync=true", json={"prompt": "tumor"}).json()
+    unsure = requests.post(
+        f"{server}/scoring/tumor_uncertainty?run_sync=true", json={"prompt": "tumor", "passes": 1}
+    ).json()
     assert {"liver", "thigh"} <= set(unsure["scored"]) and "damaged" in unsure["failed"]["broken"]
-    assert client.next_sample("tumor_uncertainty", {"prompt": "tumor"})["id"] != "kidney"
+    ranked = client.next_sample("tumor_uncertainty", {"prompt": "tumor"})
+    values = [unsure["scored"][c["id"]] for c in ranked["ranking"]]
+    assert set(unsure["scored"]) == {"liver", "thigh"} and values == sorted(values, reverse=True)
+    assert ranked["id"] == ranked["ranking"][0]["id"] and "uncertainty" in ranked["reason"]
+    assert client.next_sample("tumor_diversity", {"prompt": "tumor"})["id"] in ("liver", "thigh")
+
+
+def test_a_saved_label_says_where_it_comes_from(server, studies, tmp_path):
+    """3D Slicer sends names of segments and no prompt; the server knows what it had proposed, and to whom."""
+    ann = MONAILabelClient(server, tmpdir=str(tmp_path), client_id="ann")
+    path, reply = ann.infer("tumor", "liver", {"prompt": "liver tumor"})
+    truth = studies[1]["liver"]
+    ann.infer("tumor_refine", "liver", {"foreground": [click(truth)], "label": "Segment_1"})
+    nib.save(nib.Nifti1Image(truth.astype(np.uint8), AFFINE), tmp_path / "label.nii.gz")
+    ann.save_label("liver", str(tmp_path / "label.nii.gz"), params={"label_info": [{"name": "Segment_1", "idx": 1}]})
+    info = requests.get(f"{server}/datastore/label/info?label=liver&tag=final").json()
+    known = info["provenance"]
+    assert info["prompt"] == "liver tumor" and known["prompt_from"] == "proposal" and known["client_id"] == "ann"
+    assert known["weights_sha256"] == reply["weights_sha256"] and known["proposed_ml"] == reply["volume_ml"]
+    assert (known["clicks_inside"], known["clicks_outside"]) == (1, 0) and known["seconds"] >= 0
+    proposed = mask_of(path) > 0
+    overlap = 2 * (proposed & truth).sum() / (proposed.sum() + truth.sum())
+    assert known["dice"] == pytest.approx(overlap, abs=1e-3)
+
+
+def test_a_map_of_doubts_in_place_of_labels(client):
+    path, reply = client.infer("tumor", "thigh", {"prompt": "sarcoma", "map": "uncertainty", "passes": 1})
+    values = mask_of(path)
+    assert values.dtype == np.float32 and 0 <= values.min() < values.max() <= 1
+    assert reply["maps"]["uncertainty"]["peak"] == pytest.approx(float(values.max()), abs=1e-3)
+    assert reply["prompts"][0]["doubts"]["reason"]
 
 
 def test_training_makes_a_new_version_beside_the_old(client, server):

@@ -50,6 +50,18 @@ def test_a_label_and_what_was_said_of_it_are_kept(store, tmp_path_factory, tmp_p
     assert store.get_labeled_images() == ["scan"] and store.get_unlabeled_images() == []
 
 
+def test_a_second_process_undoes_nothing_that_the_first_has_saved(store, tmp_path_factory, tmp_path):
+    """Scoring runs beside the server, on an index of its own."""
+    scoring = Folder(str(tmp_path))
+    path = label(tmp_path_factory.mktemp("in") / "a.nii.gz", np.ones((40, 40, 40)))
+    store.save_label("scan", path, "final", {"prompt": "cyst"})
+    scoring.update_image_info("scan", {"score": 0.5})
+    store.save_label("scan", path, "original", {})
+    index = json.loads((tmp_path / "datastore_v2.json").read_text())["objects"]["scan"]
+    assert index["labels"]["final"]["info"]["prompt"] == "cyst" and set(index["labels"]) == {"final", "original"}
+    assert index["image"]["info"]["score"] == 0.5
+
+
 @pytest.mark.parametrize("room", [100, 2000, 16_000])
 def test_a_full_disk_loses_nothing_saved_before(store, tmp_path_factory, tmp_path, small_disk, room):
     folder = tmp_path_factory.mktemp("in")

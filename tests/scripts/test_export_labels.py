@@ -17,6 +17,8 @@ from zerotumor.errors import ScanError
 app = typer.Typer()
 app.command()(export_labels.main)
 AFFINE = np.array([[-2.0, 0, 0, 10], [0, -2.0, 0, 20], [0, 0, 3.0, -30], [0, 0, 0, 1]])
+BESIDE = AFFINE.copy()
+BESIDE[0, 3] += 9
 ORIGIN = {"method": "malenia", "weights_sha256": "abc", "dice": 0.8, "clicks_inside": 2}
 
 
@@ -54,7 +56,7 @@ def studies(tmp_path):
     add("mr", np.clip(ct + 1000, 0, None) + 0.5, mask(_1=(6, 9)), {"label_info": [{"name": "Segment_1", "idx": 1}]})
     add("unlabeled", ct)
     add("empty", ct, mask())
-    add("beside", ct, mask(_1=(6, 9)), affine=AFFINE + np.eye(4)[:, [3, 0, 1, 2]] * 9)
+    add("beside", ct, mask(_1=(6, 9)), affine=BESIDE)
     (folder / "datastore_v2.json").write_text(
         json.dumps({"images_dir": ".", "labels_dir": "labels", "objects": objects})
     )

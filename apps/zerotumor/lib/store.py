@@ -45,6 +45,7 @@ class Folder(LocalDatastore):
         """
         if not TAG.fullmatch(label_tag):
             raise refuse("the tag of a label is a word of letters, digits, - and _, such as final")
+        self._init_from_datastore_file()  # what scoring, in a process of its own, has noted since
         entry = self._datastore.objects.get(image_id)
         if entry is None:
             raise refuse(f"there is no image {image_id[:100]!r} in the datastore: ask for /datastore/?output=all", 404)
@@ -71,6 +72,16 @@ class Folder(LocalDatastore):
                     "the label was not saved, because the disk is full or locked: make room and save again", 507
                 ) from None
         return image_id
+
+    def update_image_info(self, image_id: str, info: dict) -> None:
+        """As MONAI Label's, upon what was written since: scoring, in a process of its own, would undo a label's entry."""
+        self._init_from_datastore_file()
+        super().update_image_info(image_id, info)
+
+    def update_label_info(self, label_id: str, label_tag: str, info: dict) -> None:
+        """As MONAI Label's, upon what was written since."""
+        self._init_from_datastore_file()
+        super().update_label_info(label_id, label_tag, info)
 
     def _origin(self, image_id: str, labels: MetaTensor, info: dict) -> dict:
         """Where a label comes from. That this cannot be told is no reason to lose the label."""
