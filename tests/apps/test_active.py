@@ -132,7 +132,7 @@ def test_scores_of_other_weights_are_told_and_never_mixed(world, tmp_path):
     assert "other weights" in offered["tumor_uncertainty"]({"prompt": "liver tumor"}, store)["reason"]
     UncertaintyScoring(task)({"prompt": "liver tumor", "modality": "CT", "passes": 0, "max_samples": 2}, store)
     reply = offered["tumor_uncertainty"]({"prompt": "liver tumor"}, store)
-    assert {c["id"] for c in reply["ranking"]} == {"a"}, "broken was the second, and failed"
+    assert {c["id"] for c in reply["ranking"]} == {"a", "b"}, "the score of c is of the weights before"
     assert "other weights" not in reply["reason"]
 
 

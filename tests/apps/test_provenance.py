@@ -107,10 +107,10 @@ def test_what_the_server_saves_by_itself_is_no_persons_label(ledger, label):
 
 
 def test_clicks_on_nothing_proposed_start_from_what_the_lesion_was(ledger, label):
-    ledger.clicked("scan", "ann", "sarcoma", cube(2, 8), [Click((1, 1, 1), True)], "w")
+    ledger.clicked("scan", "ann", "sarcoma", cube(2, 8), [Click((1, 1, 1), True)], "w", **FACTS)
     known = ledger.describe("scan", label, {"client_id": "ann"})
     assert known["prompt"] == "sarcoma" and known["provenance"]["dice"] == 1.0
-    assert known["provenance"]["clicks_inside"] == 1
+    assert known["provenance"]["clicks_inside"] == 1 and known["provenance"]["method"] == "malenia"
 
 
 def test_a_restart_forgets_nothing_and_a_damaged_file_is_no_end(ledger, label, tmp_path, clock):

@@ -70,21 +70,22 @@ class Ledger:
             self._keep(digest, [*kept, new][-MOST:])
 
     def clicked(
-        self, digest: str, client: str, prompt: str, start: Tensor, clicks: Sequence[Click], weights_sha256: str
-    ) -> None:
-        """Note the clicks so far on a lesion. With no proposal to go with, `start` (X, Y, Z) is taken for one.
+        self, digest: str, client: str, prompt: str, start: Tensor, clicks: Sequence[Click], refined_by: str,
+        **facts: object,
+    ) -> None:  # fmt: skip
+        """Note the clicks so far on a lesion. Without a text, they go with what was proposed last.
 
-        Clicks without a text go with what was proposed last.
+        With no proposal to go with, `start` (X, Y, Z) is taken for one, of which `facts` are known.
         """
         with self._guard:
             known = self._of(digest)
             found = next((p for p in reversed(known) if p.client_id == client and prompt in ("", p.prompt)), None)
             if found is None:
                 data = base64.b64encode(pack(start > 0)).decode()
-                found = Proposal(client, prompt, tuple(int(n) for n in start.shape), data, self.now())
+                found = Proposal(client, prompt, tuple(int(n) for n in start.shape), data, self.now(), dict(facts))
             found.clicks_inside = sum(c.inside for c in clicks)
             found.clicks_outside = len(clicks) - found.clicks_inside
-            found.refined_by = weights_sha256
+            found.refined_by = refined_by
             self._keep(digest, [*(p for p in known if p is not found), found][-MOST:])
 
     def last(self, digest: str, client: str, prompt: str = "") -> Proposal | None:

@@ -100,7 +100,7 @@ class TumorRefine(InferTask):
                 history.add((), start)
             mask = self._answer(history, clicks, encoded, options)
             self.histories.put(key, history)
-            self._note(digest, options, text, history)
+            self._note(digest, options, text, history, encoded, given is not None)
         refined = time.perf_counter()
         labels = mask.to(torch.uint8)
         name = text or "lesion"
@@ -129,13 +129,22 @@ class TumorRefine(InferTask):
             },
         }
 
-    def _note(self, digest: str, options: RefineOptions, text: str, history: History) -> None:
+    def _note(
+        self, digest: str, options: RefineOptions, text: str, history: History, encoded: EncodedScan, uploaded: bool
+    ) -> None:
         """What a label that comes back will be said to come from."""
         if self.ledger is None:
             return
         start, clicks = unpack(history.steps[0].mask, history.shape), history.steps[-1].clicks
-        weights = self._refiner.weights_sha256 if self._refiner is not None else ""
-        self.ledger.clicked(digest, options.client_id, text, start, clicks, weights)
+        voxel_ml = abs(float(torch.linalg.det(encoded.scan.affine[:3, :3].double()))) / 1000
+        facts = {"modality": encoded.modality, "proposed_ml": round(float(start.sum()) * voxel_ml, 3)}
+        if uploaded or not text:
+            facts["method"] = "uploaded mask" if uploaded else "clicks"
+        else:
+            weights = self.engine.model(options.method).weights_sha256
+            facts |= {"method": options.method, "weights_sha256": weights}
+        refined_by = self._refiner.weights_sha256 if self._refiner is not None else ""
+        self.ledger.clicked(digest, options.client_id, text, start, clicks, refined_by, **facts)
 
     def _answer(
         self, history: History, clicks: tuple[Click, ...], encoded: EncodedScan, options: RefineOptions

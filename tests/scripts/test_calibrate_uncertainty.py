@@ -1,0 +1,68 @@
+"""The calibration of uncertainties: what it writes is what is read, for these weights alone, and it draws the diagram."""
+
+import json
+
+import calibrate_uncertainty
+import pytest
+import torch
+import typer
+from PIL import Image
+from typer.testing import CliRunner
+
+from zerotumor.calibration import Counts, read
+from zerotumor.segmenter import build, load, save
+from zerotumor.text import load_text_encoder
+
+CONFIG = {
+    "channels": [4, 4, 4, 4, 4],
+    "mask_channels": 2,
+    "dim": 8,
+    "tokens": 2,
+    "heads": 2,
+    "patch": 32,
+    "spacing": 6.0,
+}
+app = typer.Typer()
+app.command()(calibrate_uncertainty.main)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "model.pt"
+    torch.manual_seed(0)
+    model, encoder = build("malenia", CONFIG), load_text_encoder()
+    model.bank.fill(encoder)
+    save(model, "malenia", path, config=CONFIG, encoder=encoder)
+    return path
+
+
+def test_measure_write_read(weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(calibrate_uncertainty, "SHAPE", (32, 32, 32))
+    out, picture = tmp_path / "uncertainty.json", tmp_path / "reliability.png"
+    out.write_text(json.dumps({"weights": [{"weights_sha256": "others"}]}))
+    options = ["--weights", weights, "--count", 4, "--passes", 0, "--out", out, "--picture", picture]
+    result = CliRunner().invoke(app, [str(o) for o in options])
+    assert result.exit_code == 0, result.output
+    model = load("malenia", weights)
+    known = read(model, out)
+    assert known.measured["phantoms"] == 4 and len(known.measured["cases"]) == 4
+    assert {c["category"] for c in known.measured["cases"]} == {
+        "liver tumor", "pancreatic tumor", "kidney cyst", "healthy",
+    }  # fmt: skip
+    assert known.measured["ece_before"] == known.measured["ece_before"], "a number"
+    assert [r["weights_sha256"] for r in json.loads(out.read_text())["weights"]] == ["others", model.weights_sha256]
+    assert Image.open(picture).size == (1100, 480)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_after_is_measured_on_what_was_not_fitted():
+    """Two halves that contradict each other: each curve is right at home, and wrong on the other half."""
+    said = torch.full((1000,), 0.5)
+    halves = [Counts.of(said, torch.full((1000,), share)) for share in (0.1, 0.9)]
+    assert [c.ece(c.fit()) for c in halves] == pytest.approx([0, 0], abs=1e-6)
+    assert calibrate_uncertainty.held_out_ece(calibrate_uncertainty.crossed(halves)) == pytest.approx(0.8, abs=1e-6)
+
+
+def test_weights_that_are_not_there_are_named(tmp_path):
+    result = CliRunner().invoke(app, ["--weights", str(tmp_path / "none.pt")])
+    assert result.exit_code == 2 and "missing" in " ".join(result.output.split())
