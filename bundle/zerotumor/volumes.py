@@ -186,6 +186,11 @@ def write_mask(mask: torch.Tensor, affine: torch.Tensor, path: Path) -> None:
             "kinds": ["domain"] * 3, "encoding": "gzip",
         }  # fmt: skip
         return write_atomically(Path(path), lambda temporary: nrrd.write(str(temporary), array, header))
+    write_nifti(array, affine, path)
+
+
+def write_nifti(array: np.ndarray, affine: torch.Tensor, path: Path) -> None:
+    """Write values (X, Y, Z), in the type that they have, as NIfTI, atomically; affine to RAS mm."""
     image = nib.Nifti1Image(array, np.asarray(affine, dtype=np.float64))
     image.header.set_xyzt_units("mm")
     write_atomically(Path(path), lambda temporary: nib.save(image, temporary))
