@@ -1,4 +1,4 @@
-"""Scans from files and masks to files: NIfTI, NRRD, DICOM folders.
+"""Scans from files, masks and records to files: NIfTI, NRRD, DICOM folders; JSON.
 
 A scan is a MetaTensor (1, X, Y, Z) in its own orientation with an affine from voxel index to RAS mm, as nibabel's. What
 cannot be trusted (no affine, NaN, a missing slice) is refused with a sentence, never repaired in silence.
@@ -6,6 +6,7 @@ cannot be trusted (no affine, NaN, a missing slice) is refused with a sentence, 
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 import zlib
@@ -174,6 +175,16 @@ def write_atomically(path: Path, write) -> None:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def write_json(value: object, path: Path, indent: int = 1) -> None:
+    """Write a value as JSON, atomically.
+
+    Raises:
+        ScanError: see `write_atomically`.
+    """
+    text = json.dumps(value, indent=indent) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text))
 
 
 def write_mask(mask: torch.Tensor, affine: torch.Tensor, path: Path) -> None:
