@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -24,15 +23,14 @@ sys.path[:0] = [str(BUNDLE), str(Path(__file__).resolve().parent)]
 
 import monai.bundle
 import typer
-from evaluate import evaluate_case
+from evaluate import evaluate_case, prediction_of
 from rich.console import Console
 
-from zerotumor.cohorts import phantom_cases
+from zerotumor.cohorts import phantom_cases, spread
 from zerotumor.metrics import bootstrap
 from zerotumor.organs import mean_dice, phantom_organs, score_organs
-from zerotumor.pipeline import segment_scan
 from zerotumor.segmenter import Segmenter, build, load_into, read_record
-from zerotumor.volumes import write_atomically
+from zerotumor.volumes import write_atomically, write_json
 from zerotumor.zept.options import PAPER
 
 console = Console()
@@ -126,23 +124,15 @@ def load_row(row: Row, weights: Path) -> Segmenter:
     return load_into(build("zept", {**record["config"], **row.network}), "zept", weights).eval()
 
 
-def spread(cases: Sequence, count: int | None) -> list:
-    """So many evenly spread cases; all without a number."""
-    return list(cases) if count is None else list(cases)[:: max(1, len(cases) // count)][:count]
-
-
 def measure(model: Segmenter, cases: int | None) -> dict[str, float]:
     """The figures of one row: organs on the test phantoms, seen and unseen lesions on theirs."""
-    organs = [r for case in spread(list(phantom_organs()), cases) for r in score_organs(model, case)]
+    organs = [r for case in spread(phantom_organs(), cases) for r in score_organs(model, case)]
     means = mean_dice(organs)
     figures = {"organ_dice": sum(means.values()) / len(means) if means else float("nan")}
-
-    def predict(scan, prompts, modality):
-        return segment_scan(model, scan, prompts, modality=modality, keep_probabilities=True)
-
+    predictors = {"zept": prediction_of(model)}
     for split in ("seen", "unseen"):
         listed = [c for c in phantom_cases() if any(s == split for _, s in c.prompts.values())]
-        records = [r for case in spread(listed, cases) for r in evaluate_case(case, {"zept": predict}, None)]
+        records = [r for case in spread(listed, cases) for r in evaluate_case(case, predictors, None)]
         for figure in ("auroc", "dice"):
             figures[f"{split}_{figure}"] = bootstrap([r[figure] for r in records])[0]
     return {k: round(v, 4) for k, v in figures.items()}
@@ -179,8 +169,7 @@ def do_row(row: Row, out: Path, settings: Settings, phantoms: Path) -> dict:
     model = load_row(row, weights_of(row, out, settings, phantoms))
     done = {**asdict(row), "stages": list(row.stages), "settings": asdict(settings)}
     done["figures"] = measure(model, settings.cases)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, lambda path: path.write_text(json.dumps(done, indent=1) + "\n"))
+    write_json(done, file)
     return done
 
 
@@ -210,8 +199,9 @@ def main(
     for k in wanted:
         done.append(do_row(ROWS[k], out / name, settings, phantoms or out / "phantoms"))
         console.print(f"{ROWS[k].name}: {done[-1]['figures']}")
-        for file, text in (("json", json.dumps(done, indent=1) + "\n"), ("md", markdown(done, settings))):
-            write_atomically(docs / f"ablation_zept.{file}", lambda path, text=text: path.write_text(text))
+        write_json(done, docs / "ablation_zept.json")
+        page = markdown(done, settings)
+        write_atomically(docs / "ablation_zept.md", lambda path, page=page: path.write_text(page))
     console.print(f"{len(done)} rows in {docs / 'ablation_zept.md'}")
 
 

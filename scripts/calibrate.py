@@ -31,7 +31,7 @@ from zerotumor.prompts import parse
 from zerotumor.segmenter import Segmenter, WeightsError, load
 from zerotumor.text import TextEncoderError
 from zerotumor.transforms import prepare
-from zerotumor.volumes import write_atomically
+from zerotumor.volumes import write_json
 
 SEED = 5_500_000
 THETAS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8)
@@ -115,7 +115,7 @@ def main(
         "dice": measured[best][0],
         "healthy_under_5_ml": measured[best][1],
     }
-    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(record, indent=2) + "\n"))
+    write_json(record, path, indent=2)
     console.print(f"theta {best} in {path}; set the same in network_config of {CONFIGS[record['method']]}")
 
 

@@ -18,7 +18,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 import matplotlib
 import numpy as np
 import typer
-from monai.data import MetaTensor
 from monai.transforms import Orientation
 from rich.console import Console
 from torch import Tensor
@@ -26,7 +25,7 @@ from torch import Tensor
 from zerotumor.cohorts import Case, phantom_cases, real_cases
 from zerotumor.metrics import dice
 from zerotumor.pipeline import ScanResult, segment_scan
-from zerotumor.report import COLORS, draw_heat, window
+from zerotumor.report import COLORS, draw_heat, in_ras, window
 from zerotumor.segmenter import METHODS, Segmenter, WeightsError, load
 from zerotumor.text import TextEncoderError
 from zerotumor.volumes import write_atomically
@@ -57,23 +56,17 @@ def draw_line(axes: Sequence, case: Case, models: dict[str, Segmenter]) -> None:
         name: segment_scan(model, scan, prompt, modality=case.modality, keep_probabilities=True)
         for name, model in models.items()
     }
-    to_ras = Orientation(axcodes="RAS", labels=None)
-
-    def turn(volume: Tensor) -> np.ndarray:
-        return np.asarray(to_ras(MetaTensor(volume[None].float(), affine=scan.affine))[0])
-
-    truth, image = turn(truths[prompt]), to_ras(scan)
-    gray, spacing = (
-        window(np.asarray(image[0]), case.modality),
-        np.linalg.norm(np.asarray(image.affine)[:3, :3], axis=0),
-    )
+    truth, image = in_ras(truths[prompt], scan.affine), Orientation(axcodes="RAS", labels=None)(scan)
+    gray = window(np.asarray(image[0]), case.modality)
+    spacing = np.linalg.norm(np.asarray(image.affine)[:3, :3], axis=0)
     k = int(truth.sum((0, 1)).argmax()) if truth.any() else truth.shape[2] // 2
     aspect = spacing[1] / spacing[0]
     panels = [(f"{prompt}\n{case.name}", None, None), ("truth", truth, None)]
     for name, result in results.items():
-        panels.append((f"{name}: {describe(result, truths[prompt])}", turn(result.masks[0]), None))
+        panels.append((f"{name}: {describe(result, truths[prompt])}", in_ras(result.masks[0], scan.affine), None))
     for name, result in results.items():
-        panels += [(f"{name}: {what}", None, turn(volume[0])) for what, volume in result.extras.items()]
+        maps = {what: in_ras(volume[0], scan.affine) for what, volume in result.extras.items()}
+        panels += [(f"{name}: {what}", None, heat) for what, heat in maps.items()]
     for axis, (title, mask, heat) in zip(axes, panels, strict=False):
         axis.imshow(gray[..., k].T, cmap="gray", vmin=0, vmax=1, origin="lower", aspect=aspect)
         if heat is not None:

@@ -10,7 +10,6 @@ Sets: `phantom` (fixed seeds that training never draws) and `real` (every scan w
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -27,13 +26,13 @@ from rich.progress import Progress
 from rich.table import Table
 
 from zerotumor.baselines import BASELINES
-from zerotumor.cohorts import Case, phantom_cases, real_cases
+from zerotumor.cohorts import Case, phantom_cases, real_cases, spread
 from zerotumor.metrics import bootstrap, score_case
 from zerotumor.pipeline import ScanResult, segment_scan
 from zerotumor.prompts import Prompt, parse
-from zerotumor.segmenter import METHODS, WeightsError, load
+from zerotumor.segmenter import METHODS, Segmenter, WeightsError, load
 from zerotumor.text import TextEncoderError
-from zerotumor.volumes import write_atomically, write_mask
+from zerotumor.volumes import write_json, write_mask
 
 console = Console(width=140)
 Predict = Callable[[MetaTensor, list[Prompt], str], ScanResult]
@@ -48,11 +47,16 @@ def predictor(name: str, weights: Path | None, device: str) -> tuple[Predict, st
     model = load(method, weights, device=device)
     if answer:
         model.ablate(answer)
+    return prediction_of(model), model.weights_sha256
+
+
+def prediction_of(model: Segmenter) -> Predict:
+    """A method as a function of scan, prompts and modality."""
 
     def predict(scan: MetaTensor, prompts: list[Prompt], modality: str) -> ScanResult:
         return segment_scan(model, scan, prompts, modality=modality, keep_probabilities=True)
 
-    return predict, model.weights_sha256
+    return predict
 
 
 def evaluate_case(case: Case, predictors: dict[str, Predict], masks: Path | None) -> list[dict]:
@@ -141,13 +145,13 @@ def main(
             some = list(listed())
             if not some:
                 console.print("[yellow]no real scans here: set ZEROTUMOR_DATA to their folder")
-            cases += some if limit is None else some[:: max(1, len(some) // limit)][:limit]
+            cases += spread(some, limit)
     records = []
     with Progress(console=console) as progress:
         for case in progress.track(cases, description="cases"):
             records += evaluate_case(case, predictors, masks)
     saved = {"weights_sha256": hashes, "sets": set_, "records": records}
-    write_atomically(out, lambda path: path.write_text(json.dumps(saved, indent=1) + "\n"))
+    write_json(saved, out)
     for name in predictors:
         console.print(table(records, name))
     console.print(f"{len(records)} records in {out}")

@@ -8,7 +8,6 @@ gave, and once more from nothing.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -24,12 +23,12 @@ from rich.progress import Progress
 from rich.table import Table
 
 from zerotumor.clicks import next_click
-from zerotumor.cohorts import Case, phantom_cases, real_cases
+from zerotumor.cohorts import Case, phantom_cases, real_cases, spread
 from zerotumor.metrics import bootstrap, dice
 from zerotumor.pipeline import segment_scan
 from zerotumor.refine import Refiner, load_refiner
 from zerotumor.segmenter import Segmenter, load
-from zerotumor.volumes import write_atomically
+from zerotumor.volumes import write_atomically, write_json
 
 AT = (0, 1, 3, 5, 10)
 console = Console(width=140)
@@ -122,13 +121,12 @@ def main(
     real = list(real_cases())
     if not real:
         console.print("[yellow]no real scans here: set ZEROTUMOR_DATA to their folder")
-    real = real if limit is None else real[:: max(1, len(real) // limit)][:limit]
     records = []
     with Progress(console=console) as progress:
-        for case in progress.track(real + drawn, description="cases"):
+        for case in progress.track(spread(real, limit) + drawn, description="cases"):
             records += evaluate_case(case, model, refiner)
     saved = {"method_weights_sha256": model.weights_sha256, "records": records}
-    write_atomically(out, lambda path: path.write_text(json.dumps(saved, indent=1) + "\n"))
+    write_json(saved, out)
     made, shown = rows(records), Table(*HEADINGS)
     for cells in made:
         shown.add_row(*cells)

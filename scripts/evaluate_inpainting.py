@@ -9,7 +9,6 @@ Errors are in HU for CT, and in per cent of the scan's brightest for MR; the twi
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -32,7 +31,7 @@ from zerotumor.phantom import generate
 from zerotumor.segmenter import WeightsError, load
 from zerotumor.transforms import WIDE_HU, normalize, normalize_like
 from zerotumor.vocabulary import LESIONS
-from zerotumor.volumes import write_atomically
+from zerotumor.volumes import write_json
 
 SEED = TEST_SEED + 500_000
 SCALE = {"CT": WIDE_HU[1] - WIDE_HU[0], "MR": 100.0}
@@ -118,7 +117,7 @@ def main(
     for k in track(range(count), console=console, description="phantoms"):
         records += records_of(model, k, qualities)
     saved = {"prior_sha256": model.prior_sha256, "records": records}
-    write_atomically(out, lambda path: path.write_text(json.dumps(saved, indent=1) + "\n"))
+    write_json(saved, out)
     for modality in dict.fromkeys(r["modality"] for r in records):
         console.print(table(records, modality))
     console.print(f"{len(records)} records in {out}")

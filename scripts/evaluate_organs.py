@@ -8,7 +8,6 @@ ZePT answers with its organ queries, Malenia with its map of places.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -21,10 +20,11 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from zerotumor.cohorts import spread
 from zerotumor.organs import mean_dice, phantom_organs, real_organs, score_organs
 from zerotumor.segmenter import METHODS, Segmenter, WeightsError, load
 from zerotumor.text import TextEncoderError
-from zerotumor.volumes import write_atomically
+from zerotumor.volumes import write_json
 
 console = Console(width=140)
 SETS = {"phantom": phantom_organs, "real": real_organs}
@@ -77,7 +77,7 @@ def main(
             some = list(listed())
             if not some:
                 console.print("[yellow]no scans with organ maps here: set ZEROTUMOR_DATA to their folder")
-            cases += some if limit is None else some[:: max(1, len(some) // limit)][:limit]
+            cases += spread(some, limit)
     records = []
     with Progress(console=console) as progress:
         for case in progress.track(cases, description="cases"):
@@ -87,7 +87,7 @@ def main(
                 seconds = round(time.perf_counter() - started, 3)
                 records += [{"method": name, **r, "seconds": seconds} for r in own]
     saved = {"weights_sha256": {n: m.weights_sha256 for n, m in models.items()}, "sets": set_, "records": records}
-    write_atomically(out, lambda path: path.write_text(json.dumps(saved, indent=1) + "\n"))
+    write_json(saved, out)
     if records:
         console.print(table(records))
     console.print(f"{len(records)} records in {out}")

@@ -8,7 +8,6 @@ FOLDER is as downloaded: an MSD task (imagesTr, labelsTr, dataset.json becomes d
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -19,7 +18,7 @@ import typer
 from rich.console import Console
 
 from zerotumor.errors import ScanError
-from zerotumor.volumes import write_atomically
+from zerotumor.volumes import write_json
 
 MSD = {  # task -> label value -> name
     "Task03_Liver": {"1": "liver", "2": "liver tumor"},
@@ -78,7 +77,7 @@ def main(
     target = folder / "dataset.json"
     if target.is_file() and not (folder / "dataset.msd.json").exists():
         target.rename(folder / "dataset.msd.json")
-    write_atomically(target, lambda path: path.write_text(json.dumps(split, indent=1) + "\n"))
+    write_json(split, target)
     console.print(f"{len(split['training'])} for training and {len(split['validation'])} for validation in {target}")
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
-from zerotumor.cohorts import Case, phantom_cases, real_cases
+from zerotumor.cohorts import Case, phantom_cases, real_cases, spread
 from zerotumor.metrics import dice
 from zerotumor.pipeline import segment_scan
 from zerotumor.report import overlay
@@ -76,8 +76,7 @@ def main(
     cases = []
     for name, listed in (("phantom", phantom_cases), ("real", real_cases)):
         if set_ in (name, "all"):
-            some = list(listed())
-            cases += some if limit is None else some[:: max(1, len(some) // limit)][:limit]
+            cases += spread(listed(), limit)
     out.mkdir(parents=True, exist_ok=True)
     pictures = []
     with Progress(console=console) as progress:

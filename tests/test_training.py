@@ -1,13 +1,15 @@
 """Samples and batches for training."""
 
+from pathlib import Path
+
 import torch
+from monai.bundle import ConfigParser
 
 from zerotumor.malenia.attributes import NAMES, value_index
 from zerotumor.training import (
     FAINT,
     GeneratePhantom,
     RandAppearance,
-    RandFieldOfView,
     RandMirror,
     collate,
     phantom_datalist,
@@ -15,6 +17,8 @@ from zerotumor.training import (
     warm_start,
 )
 from zerotumor.vocabulary import ORGANS
+
+TRAIN = Path(__file__).resolve().parents[1] / "bundle" / "configs" / "train.yaml"
 
 
 def sample():
@@ -71,19 +75,24 @@ def test_appearance_changes_the_image_alone_and_repeats_with_its_seed():
 
 
 def test_outside_the_field_of_view_there_is_nothing():
-    before = sample() | {"image": torch.ones(2, 8, 8, 8)}
-    transform = RandFieldOfView(prob=1.0, smallest=3)
-    boxes = set()
-    for seed in range(20):
+    config = ConfigParser.load_config_file(TRAIN)["train"]["preprocessing"]["transforms"][-1]
+    transform, edge = ConfigParser(config).get_parsed_content(""), 32
+    smallest = config["spatial_size"]
+    before = sample() | {"image": torch.ones(2, edge, edge, edge)}
+    for key in ("lesions", "organs"):
+        before[key] = torch.randint(1, 200, (1, edge, edge, edge), dtype=torch.uint8)
+    truth, boxes, whole = {key: value.clone() for key, value in before.items()}, set(), 0
+    for seed in range(60):
         after = transform.set_random_state(seed)(before)
-        inside = after["image"][0] > 0
+        inside = torch.as_tensor(after["image"][0]) > 0
         extent = inside.nonzero().amax(0) - inside.nonzero().amin(0) + 1
-        assert int(inside.sum()) == int(extent.prod()) and int(extent.min()) >= 3  # a box
+        assert int(inside.sum()) == int(extent.prod()) and int(extent.min()) >= smallest  # a box
         for key in ("lesions", "organs"):
             assert torch.equal(after[key][0], before[key][0] * inside)
+        whole += bool(inside.all())
         boxes.add(tuple(extent.tolist()))
-    assert len(boxes) > 10 and bool((before["image"] == 1).all())
-    assert torch.equal(RandFieldOfView(prob=0.0)(before)["image"], before["image"])
+    assert len(boxes) > 10 and 20 < whole < 50  # most samples are left as they are
+    assert all(torch.equal(before[key], value) for key, value in truth.items())
 
 
 def test_batch_drops_instances_that_the_patch_cut_away():

@@ -7,9 +7,10 @@ before any result was seen.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from .phantom import Phantom, generate
 from .vocabulary import LESIONS, ORGANS
 from .volumes import read_scan
 
+T = TypeVar("T")
 TEST_SEED = 9_000_000
 PHANTOM_SHAPE, PHANTOM_SPACING = (88, 88, 72), 3.0
 SEEN = [("liver tumor", 8), ("kidney tumor", 8), ("kidney cyst", 8)]
@@ -48,6 +50,12 @@ class Case:
     modality: str
     read: Callable[[], tuple[MetaTensor, dict[str, Tensor], dict[str, Tensor]]]  # scan; prompt -> truth, host region
     prompts: dict[str, tuple[str, str]] = field(default_factory=dict)  # prompt -> (category, split)
+
+
+def spread(cases: Iterable[T], count: int | None) -> list[T]:
+    """So many evenly spread ones of a list of cases; all of them without a number."""
+    cases = list(cases)
+    return cases if count is None else cases[:: max(1, len(cases) // count)][:count]
 
 
 def measured_phantoms() -> Iterator[tuple[int, dict, dict[str, tuple[str, str]]]]:

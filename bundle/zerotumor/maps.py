@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import torch
 from torch import Tensor
 
+from .metrics import milliliters
 from .segmenter import METHODS, Segmenter
-from .volumes import write_atomically
+from .volumes import write_nifti
 
 THRESHOLD = 0.5
 """What of a map in 0..1 counts as high."""
@@ -44,7 +44,7 @@ def summary(volume: Tensor, affine: Tensor) -> dict[str, object]:
         "peak": round(float(values.max()), 4),
         "peak_mm": [round(float(x), 1) for x in affine[:3, :3] @ np.array(where) + affine[:3, 3]],
         "threshold": THRESHOLD,
-        "above_ml": round(float((values >= THRESHOLD).sum()) * voxel_ml, 3),
+        "above_ml": round(milliliters(values >= THRESHOLD, voxel_ml), 3),
     }
 
 
@@ -55,7 +55,4 @@ def summaries(maps: Mapping[str, object], affine: Tensor, names: Sequence[str] |
 
 def write_map(volume: Tensor, affine: Tensor, path: Path) -> None:
     """Write a map (1, X, Y, Z) as float32 NIfTI, atomically; affine to RAS mm."""
-    array = np.asarray(torch.as_tensor(volume)[0].cpu(), dtype=np.float32)
-    image = nib.Nifti1Image(array, np.asarray(affine, dtype=np.float64))
-    image.header.set_xyzt_units("mm")
-    write_atomically(Path(path), lambda temporary: nib.save(image, temporary))
+    write_nifti(np.asarray(torch.as_tensor(volume)[0].cpu(), dtype=np.float32), affine, path)

@@ -21,7 +21,7 @@ from .cohorts import data_folder, measured_phantom, measured_phantoms, read_labe
 from .datasets import EXTRA_ORGANS, ORGAN_LABELS, TOTAL_SEGMENTATOR
 from .errors import ScanError
 from .inferer import organ_volume
-from .metrics import dice
+from .metrics import dice, milliliters
 from .pipeline import to_grid
 from .segmenter import Segmenter
 from .transforms import decide_modality, prepare
@@ -78,7 +78,7 @@ def score_organs(model: Segmenter, case: OrganCase) -> list[dict]:
 def shown(truths: Mapping[str, Tensor], scan: MetaTensor) -> dict[str, Tensor]:
     """Those masks (X, Y, Z) of which the scan shows enough."""
     voxel_ml = abs(float(torch.linalg.det(torch.as_tensor(scan.affine)[:3, :3]))) / 1000
-    return {organ: mask for organ, mask in truths.items() if float(mask.sum()) * voxel_ml >= LEAST_ML}
+    return {organ: mask for organ, mask in truths.items() if milliliters(mask, voxel_ml) >= LEAST_ML}
 
 
 def phantom_organs() -> Iterator[OrganCase]:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import SpatialResample
+from scipy.ndimage import generate_binary_structure
 from scipy.ndimage import label as connected_components
 from torch import Tensor, nn
 
@@ -130,12 +131,17 @@ def check_clicks(clicks: Sequence[Click], shape: Sequence[int]) -> None:
             raise ValueError(f"the click {click.index} lies outside the scan of {tuple(shape)} voxels")
 
 
-def touched(mask: Tensor, clicks: Sequence[Click]) -> Tensor:
-    """Components of a mask (X, Y, Z) that a click lies in or beside (two voxels), as a mask of that shape."""
-    labels, _ = connected_components(np.asarray(mask), structure=np.ones((3, 3, 3)))
+def touched(mask: Tensor, clicks: Sequence[Click], reach: int = 2, connectivity: int = 3) -> Tensor:
+    """Components of a mask (X, Y, Z) that a click lies in or beside, as a mask of that shape.
+
+    Args:
+        reach: voxels that count as beside. connectivity: what hangs together: 1 over faces (6 neighbors), 3 over faces,
+        edges and corners (26).
+    """
+    labels, _ = connected_components(np.asarray(mask), structure=generate_binary_structure(3, connectivity))
     chosen: set[int] = set()
     for click in clicks:
-        around = tuple(slice(max(0, i - 2), i + 3) for i in click.index)
+        around = tuple(slice(max(0, i - reach), i + reach + 1) for i in click.index)
         chosen |= set(np.unique(labels[around]).tolist())
     return torch.from_numpy(np.isin(labels, sorted(chosen - {0})))
 
@@ -175,13 +181,8 @@ def asked_for(new: Tensor, old: Tensor, clicks: Sequence[Click]) -> Tensor:
     Where no click contradicts it, the last one counts. What nobody complained of stays, so that a mask does not lose in one
     place what a click gained in another.
     """
-    labels, _ = connected_components(np.asarray(new ^ old))
     asking = [c for c in clicks if bool(old[c.index]) != c.inside] or clicks[-1:]
-    chosen: set[int] = set()
-    for click in asking:
-        around = tuple(slice(max(0, i - 1), i + 2) for i in click.index)
-        chosen |= set(np.unique(labels[around]).tolist())
-    return torch.where(torch.from_numpy(np.isin(labels, sorted(chosen - {0}))), new, old)
+    return torch.where(touched(new ^ old, asking, reach=1, connectivity=1), new, old)
 
 
 def within(roi: Sequence[int], new: Tensor, old: Tensor) -> Tensor:

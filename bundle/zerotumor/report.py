@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
 from monai.data import MetaTensor
 from monai.transforms import Orientation
 from rich.markup import escape
@@ -24,6 +25,8 @@ from .stages import draw as draw_stages
 from .stages import has_stages
 
 MAX_COMPONENTS = 20
+VIEWS = (("axial", 2), ("coronal", 1), ("sagittal", 0))
+"""Name, and the axis that a slice of it lies across."""
 COLORS = ("#ff4040", "#40c8ff", "#ffd040", "#60e060", "#ff60e0", "#ffffff")
 
 
@@ -124,6 +127,12 @@ def window(image: np.ndarray, modality: str) -> np.ndarray:
     return np.clip((image - low) / max(high - low, 1e-6), 0, 1)
 
 
+def in_ras(volume: Tensor, affine: Tensor) -> np.ndarray:
+    """A volume (X, Y, Z) that lies as `affine` says, turned to RAS."""
+    turned = Orientation(axcodes="RAS", labels=None)(MetaTensor(volume[None].float(), affine=affine))
+    return np.asarray(turned[0])
+
+
 def overlay(
     scan: MetaTensor, masks: Tensor, report: dict, path: str | Path, truth: Tensor | None = None,
     maps: Mapping[str, Tensor] | None = None,
@@ -137,53 +146,65 @@ def overlay(
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    to_ras = Orientation(axcodes="RAS", labels=None)
-    image = to_ras(scan)
-    spacing = np.linalg.norm(np.asarray(image.affine)[:3, :3], axis=0)
-
-    def turn(mask: Tensor) -> np.ndarray:
-        return np.asarray(to_ras(MetaTensor(mask[None].float(), affine=scan.affine))[0])
-
-    drawn = [turn(m) for m in masks]
-    true = turn(truth) if truth is not None else None
-    gray = window(np.asarray(image[0]), report["modality"])
+    image = Orientation(axcodes="RAS", labels=None)(scan)
+    values, spacing = np.asarray(image[0]), np.linalg.norm(np.asarray(image.affine)[:3, :3], axis=0)
+    drawn = [in_ras(mask, scan.affine) for mask in masks]
+    true = in_ras(truth, scan.affine) if truth is not None else None
+    turned = {name: in_ras(volume[0], scan.affine) for name, volume in (maps or {}).items()}
+    gray = window(values, report["modality"])
     center = focus(drawn if any(d.any() for d in drawn) else ([true] if true is not None else []), gray.shape)
-    heats = {} if has_stages(maps) else {name: turn(volume[0]) for name, volume in (maps or {}).items()}
-    if has_stages(maps):
-        figure = plt.figure(figsize=(13, 8.6), facecolor="black", layout="constrained")
-        upper, lower = figure.subfigures(2, 1, height_ratios=(5.2, 3.4), facecolor="black")
-        axes = upper.subplots(1, 3, squeeze=False)
-        turned = {name: turn(volume[0]) for name, volume in maps.items()}
-        shown = window(np.stack([np.asarray(image[0]), turned["pseudo_healthy"]]), report["modality"])
-        draw_stages(lower, *shown, turned, drawn, spacing, COLORS)
-    else:
-        figure, axes = plt.subplots(
-            1 + len(heats), 3, figsize=(13, 5.2 * (1 + len(heats))), facecolor="black", squeeze=False
-        )
-    views = (("axial", 2), ("coronal", 1), ("sagittal", 0))
-    for axis, (row, (name, k)) in zip(axes.flat, product((None, *heats), views), strict=True):
-        rows, columns = [(1, 0), (2, 0), (2, 1)][[2, 1, 0].index(k)]
-        aspect = spacing[rows] / spacing[columns]
-
-        def plane(volume: np.ndarray, k: int = k) -> np.ndarray:
-            return np.take(volume, center[k], axis=k).T  # first axis up, second to the right of the page
-
-        axis.imshow(plane(gray), cmap="gray", vmin=0, vmax=1, origin="lower", aspect=aspect)
-        if row is not None:
-            draw_heat(axis, plane(heats[row]), heats[row], aspect)
-        for p, mask in enumerate(drawn):
-            if plane(mask).any():
-                axis.contour(plane(mask), [0.5], colors=COLORS[p % len(COLORS)], linewidths=1.4)
-        if true is not None and plane(true).any():
-            axis.contour(plane(true), [0.5], colors="#40ff40", linewidths=1.0, linestyles="dashed")
-        axis.invert_xaxis()  # the patient's right on the left of the page; for the sagittal view, the front
+    heats = {} if has_stages(maps) else turned
+    figure, axes, below = lay_out(1 + len(heats), stages=has_stages(maps))
+    if below is not None:
+        shown = window(np.stack([values, turned["pseudo_healthy"]]), report["modality"])
+        draw_stages(below, *shown, turned, drawn, spacing, COLORS)
+    for axis, (row, (name, k)) in zip(axes.flat, product((None, *heats), VIEWS), strict=True):
+        draw_plane(axis, k, center[k], gray, spacing, drawn, true, heats.get(row))
         axis.set_title(name if row is None else f"{row}, {name}", color="white", fontsize=10)
-        axis.axis("off")
     figure.suptitle(caption(report), color="white", fontsize=10)
-    if not has_stages(maps):
+    if below is None:
         figure.tight_layout()
     figure.savefig(path, dpi=90, facecolor="black", format="png")
     plt.close(figure)
+
+
+def lay_out(rows: int, stages: bool) -> tuple[Figure, np.ndarray, SubFigure | None]:
+    """A black figure, its axes (rows, 3), and the part below them for `stages.draw`, if there is to be one."""
+    import matplotlib.pyplot as plt
+
+    if not stages:
+        figure, axes = plt.subplots(rows, 3, figsize=(13, 5.2 * rows), facecolor="black", squeeze=False)
+        return figure, axes, None
+    figure = plt.figure(figsize=(13, 8.6), facecolor="black", layout="constrained")
+    upper, lower = figure.subfigures(2, 1, height_ratios=(5.2, 3.4), facecolor="black")
+    return figure, upper.subplots(rows, 3, squeeze=False), lower
+
+
+def draw_plane(
+    axis: Axes, k: int, at: int, gray: np.ndarray, spacing: np.ndarray, masks: Sequence[np.ndarray],
+    truth: np.ndarray | None = None, heat: np.ndarray | None = None,
+) -> None:  # fmt: skip
+    """Slice `at` of RAS volumes (X, Y, Z) across their axis k.
+
+    Args:
+        gray: values 0..1. spacing: mm. masks: outlined, one a prompt. truth: outlined, dashed. heat: a map, over the gray.
+    """
+    columns, rows = (other for other in range(3) if other != k)
+    aspect = spacing[rows] / spacing[columns]
+
+    def plane(volume: np.ndarray) -> np.ndarray:
+        return np.take(volume, at, axis=k).T  # first axis up, second to the right of the page
+
+    axis.imshow(plane(gray), cmap="gray", vmin=0, vmax=1, origin="lower", aspect=aspect)
+    if heat is not None:
+        draw_heat(axis, plane(heat), heat, aspect)
+    for p, mask in enumerate(masks):
+        if plane(mask).any():
+            axis.contour(plane(mask), [0.5], colors=COLORS[p % len(COLORS)], linewidths=1.4)
+    if truth is not None and plane(truth).any():
+        axis.contour(plane(truth), [0.5], colors="#40ff40", linewidths=1.0, linestyles="dashed")
+    axis.invert_xaxis()  # the patient's right on the left of the page; for the sagittal view, the front
+    axis.axis("off")
 
 
 def draw_heat(axis: Axes, heat: np.ndarray, volume: np.ndarray, aspect: float) -> None:

@@ -112,32 +112,6 @@ class RandMirror(Randomizable, MapTransform):
         return data
 
 
-class RandFieldOfView(Randomizable, Transform):
-    """Cut a sample to a random box and leave nothing around it: scans end where the window goes on.
-
-    Args:
-        prob: of a cut. smallest: edge of the box in voxels, at least.
-    """
-
-    def __init__(self, prob: float = 0.4, smallest: int = 16) -> None:
-        self.prob, self.smallest = prob, smallest
-
-    def __call__(self, data: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        data = dict(data)
-        if self.R.random() >= self.prob:
-            return data
-        box = [slice(None)]
-        for n in data["image"].shape[1:]:
-            edge = int(self.R.randint(min(self.smallest, n), n + 1))
-            start = int(self.R.randint(0, n - edge + 1))
-            box.append(slice(start, start + edge))
-        for key in ("image", "lesions", "organs"):
-            cut = torch.zeros_like(data[key])
-            cut[tuple(box)] = data[key][tuple(box)]
-            data[key] = cut
-        return data
-
-
 class RandAppearance(Randomizable, Transform):
     """Gamma, brightness, contrast and noise on a normalized image: scanners and windows that phantoms did not have.
 

@@ -1,4 +1,4 @@
-"""Scans from files and masks to files: NIfTI, NRRD, DICOM folders.
+"""Scans from files, masks and records to files: NIfTI, NRRD, DICOM folders; JSON.
 
 A scan is a MetaTensor (1, X, Y, Z) in its own orientation with an affine from voxel index to RAS mm, as nibabel's. What
 cannot be trusted (no affine, NaN, a missing slice) is refused with a sentence, never repaired in silence.
@@ -6,6 +6,7 @@ cannot be trusted (no affine, NaN, a missing slice) is refused with a sentence, 
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 import zlib
@@ -176,6 +177,16 @@ def write_atomically(path: Path, write) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def write_json(value: object, path: Path, indent: int = 1) -> None:
+    """Write a value as JSON, atomically.
+
+    Raises:
+        ScanError: see `write_atomically`.
+    """
+    text = json.dumps(value, indent=indent) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text))
+
+
 def write_mask(mask: torch.Tensor, affine: torch.Tensor, path: Path) -> None:
     """Write a mask (X, Y, Z) of small integers atomically: NRRD if the name says so, else NIfTI; affine to RAS mm."""
     array = np.asarray(mask.cpu(), dtype=np.uint8)
@@ -186,6 +197,11 @@ def write_mask(mask: torch.Tensor, affine: torch.Tensor, path: Path) -> None:
             "kinds": ["domain"] * 3, "encoding": "gzip",
         }  # fmt: skip
         return write_atomically(Path(path), lambda temporary: nrrd.write(str(temporary), array, header))
+    write_nifti(array, affine, path)
+
+
+def write_nifti(array: np.ndarray, affine: torch.Tensor, path: Path) -> None:
+    """Write values (X, Y, Z), in the type that they have, as NIfTI, atomically; affine to RAS mm."""
     image = nib.Nifti1Image(array, np.asarray(affine, dtype=np.float64))
     image.header.set_xyzt_units("mm")
     write_atomically(Path(path), lambda temporary: nib.save(image, temporary))

@@ -4,15 +4,19 @@ import io
 import itertools
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
+import pydicom
 import pytest
 import requests
 from monai.data import MetaTensor
 from monai.transforms import Orientation
 from PIL import Image
+from playwright.sync_api import TimeoutError
+from scipy.ndimage import binary_dilation
 
 from zerotumor.pipeline import segment_scan
 from zerotumor.report import as_mask
@@ -24,6 +28,28 @@ PATIENCE = 240_000
 """Milliseconds until an element or an answer must be there; a busy machine paints slowly."""
 SLICES = 70
 """More than any of the scans here has."""
+# What OHIF knows of itself: it says nowhere on the page when it has read an object, and where a place of the patient is.
+VIEWPORT = (
+    "services.cornerstoneViewportService.getCornerstoneViewport(services.viewportGridService.getActiveViewportId())"
+)
+SLICES_TO = f"""slice => {{
+    const viewport = {VIEWPORT}
+    return viewport.getImageIds().findIndex(id => id.includes(slice + "/")) - viewport.getCurrentImageIdIndex()
+}}"""
+"""From the slice that is shown to one with this SOPInstanceUID."""
+ON_PAGE = f"""points => {{
+    const viewport = {VIEWPORT}, box = viewport.element.getBoundingClientRect()
+    return points.map(point => viewport.worldToCanvas(point)).map(([x, y]) => [x + box.x, y + box.y])
+}}"""
+"""Points in LPS mm to pixels of the page."""
+OPENED = """type => {
+    const viewport = services.viewportGridService.getActiveViewportId()
+    const shown = services.viewportGridService.getDisplaySetsUIDsForViewport(viewport)
+        .map(uid => services.displaySetService.getDisplaySetByUID(uid).Modality)
+    const drawn = services.segmentationService.getSegmentationRepresentations(viewport)
+    return shown.includes("CT") && drawn.some(one => one.type === type && one.visible)
+}"""
+"""Whether the scan is shown with segments of a type over it, and not the preview that comes before."""
 OPTIONS, RUN, RUN_POINTS = (
     "Options / Configurations",
     'button[title="Run Segmentation"]',
@@ -169,6 +195,50 @@ def test_a_class_chosen_in_ohif_is_a_prompt(page, pictures):
     assert "label_prompt" in (response.request.post_data or "")
 
 
+def structure_set(archive, modality: str) -> pydicom.Dataset:
+    """The only RTSTRUCT of a scan's study in the archive."""
+    query = {"StudyInstanceUID": archive[1][modality], "Modality": "RTSTRUCT"}
+    found = requests.post(f"{archive[0]}/tools/find", json={"Level": "Instance", "Query": query}).json()
+    assert len(found) == 1
+    return pydicom.dcmread(io.BytesIO(requests.get(f"{archive[0]}/instances/{found[0]}/file").content))
+
+
+def longest_outlines(structures: pydicom.Dataset) -> tuple[str, np.ndarray]:
+    """SOPInstanceUID of the slice with most of the first region's outline, and points a millimeter apart along it (N, 3)."""
+    slices: dict[str, list[np.ndarray]] = {}
+    for contour in structures.ROIContourSequence[0].ContourSequence:
+        corners = np.array(contour.ContourData, dtype=float).reshape(-1, 3)
+        for start, end in itertools.pairwise([*corners, corners[0]]):
+            steps = np.linspace(0, 1, max(1, round(float(np.linalg.norm(end - start)))), endpoint=False)
+            points = start + steps[:, None] * (end - start)
+            slices.setdefault(str(contour.ContourImageSequence[0].ReferencedSOPInstanceUID), []).append(points)
+    outlines = {slice_: np.concatenate(points) for slice_, points in slices.items()}
+    return max(outlines.items(), key=lambda item: len(item[1]))
+
+
+def leaf_to(page, slice_: str) -> None:
+    """Turn the mouse wheel until the viewport shows a slice; a notch is given time before the next."""
+    box = page.locator("[data-cy='viewport-grid']").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    for _ in range(2 * SLICES):
+        missing = page.evaluate(SLICES_TO, slice_)
+        if not missing:
+            return
+        page.mouse.wheel(0, 100 if missing > 0 else -100)
+        with suppress(TimeoutError):  # the notch was lost
+            page.wait_for_function(f"([slice, before]) => ({SLICES_TO})(slice) !== before", arg=[slice_, missing],
+                                   timeout=10_000)  # fmt: skip
+    pytest.fail(f"the wheel does not lead to the slice {slice_}")
+
+
+def colored(page, outline: np.ndarray) -> float:
+    """How much of an outline (N, 3), LPS mm, has color on the page, within two pixels of where the viewport shows it."""
+    places = np.array(page.evaluate(ON_PAGE, outline.tolist())).round().astype(int)
+    values = np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("RGB"), dtype=int)
+    color = binary_dilation(values.max(-1) - values.min(-1) > 50, np.ones((5, 5)))
+    return float(color[places[:, 1], places[:, 0]].mean())
+
+
 def test_dicom_seg_and_rtstruct_stored_in_the_archive_are_shown_by_ohif(viewer, server, archive, uid, pictures):
     for kind in ("dicom-seg", "rtstruct"):
         # One prompt: where segments overlap, OHIF shows the last, and of one that is covered whole nothing.
@@ -177,29 +247,22 @@ def test_dicom_seg_and_rtstruct_stored_in_the_archive_are_shown_by_ohif(viewer, 
             f"{server}/infer/tumor?image={uid['CT']}&output=json", data={"params": json.dumps(options)}
         )
         assert answer.ok, answer.text
-    for modality in ("SEG", "RTSTRUCT"):
+    slice_, outline = longest_outlines(structure_set(archive, "CT"))
+    for modality, drawn in (("SEG", "Labelmap"), ("RTSTRUCT", "Contour")):
         viewer.goto(f"{server}/ohif/viewer?StudyInstanceUIDs={archive[1]['CT']}", wait_until="domcontentloaded")
         wait_until(viewer, lambda: brightness(viewer) > 5, "OHIF paints the scan")
         hide_notice(viewer)
+        leaf_to(viewer, slice_)
+        assert colored(viewer, outline) == 0, "a scan is gray"
         entry = viewer.locator('[data-cy="study-browser-thumbnail-no-image"]').filter(has_text=modality)
         entry.first.dblclick()
         viewer.get_by_role("button", name="Yes", exact=True).click()
-        viewer.wait_for_timeout(10_000)  # OHIF reads the object, and says nowhere when it is done
+        viewer.wait_for_function(OPENED, arg=drawn)
         viewer.locator('[data-cy="panelSegmentation-btn"]').click()
         viewer.get_by_text("liver tumor", exact=True).last.wait_for()
-        box = viewer.locator("[data-cy='viewport-grid']").bounding_box()
-        viewer.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-        for _ in range(SLICES):  # back to the first slice
-            viewer.mouse.wheel(0, -100)
-            viewer.wait_for_timeout(50)
-        turns = itertools.cycle([100] * SLICES + [-100] * SLICES)
-
-        def shown(turns=turns) -> bool:
-            """The next slice has colour in it."""
-            viewer.mouse.wheel(0, next(turns))
-            viewer.wait_for_timeout(500)
-            inner = pixels(viewer)[:, 100:-100]  # without the frame, which is blue
-            return int((inner.max(-1) - inner.min(-1) > 50).sum()) > 500
-
-        wait_until(viewer, shown, f"OHIF paints the {modality}")
+        leaf_to(viewer, slice_)
+        wait_until(viewer, lambda: colored(viewer, outline) > 0.95, f"OHIF paints the {modality}")
         viewer.screenshot(path=pictures / f"ohif_{modality.lower()}.png")
+        if modality == "SEG":  # is filled, while of an RTSTRUCT there are lines
+            inner = pixels(viewer)[:, 100:-100]  # without the frame, which is blue
+            assert int((inner.max(-1) - inner.min(-1) > 50).sum()) > 500

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from monai.losses import DiceLoss
 from torch import Tensor, nn
+
+DICE = DiceLoss(reduction="none", smooth_nr=1e-5, smooth_dr=1e-5)
 
 
 def similarity_loss(embedded: Tensor, texts: Tensor, tau: float = 0.07) -> Tensor:
@@ -24,14 +27,12 @@ def anomaly_loss(score: Tensor, present: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(score, present.to(score))
 
 
-def dice_loss(probability: Tensor, mask: Tensor, smooth: float = 1e-5) -> Tensor:
+def dice_loss(probability: Tensor, mask: Tensor) -> Tensor:
     """L_dice = 1 - (2 sum(p g) + e) / (sum(p) + sum(g) + e), mean over the (B, P, X, Y, Z) masks that are not empty."""
-    p, g = probability.flatten(2), mask.to(probability).flatten(2)
-    there = g.any(2)
+    there = mask.flatten(2).any(2)
     if not there.any():
         return probability.sum() * 0
-    loss = 1 - (2 * (p * g).sum(2) + smooth) / (p.sum(2) + g.sum(2) + smooth)
-    return loss[there].mean()
+    return DICE(probability, mask.to(probability))[there].mean()
 
 
 class DiffuGTSLoss(nn.Module):

@@ -11,9 +11,7 @@ and not where a window happens to end; and what is drawn is drawn once and not b
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import fields, replace
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -22,10 +20,10 @@ from torch import Tensor, nn
 from ..diffusion.prior import Condition, DiffusionPrior
 from ..diffusion.schedules import normal
 from ..prompts import DEFAULT_PROMPT, Prompt, parse
-from ..segmenter import Segmentation, Segmenter
+from ..segmenter import Segmentation
 from ..transforms import WIDE_HU, shows_ct
-from . import frozen
 from .attention import Attention, resize
+from .frozen import PriorSegmenter
 from .holes import boxes, hole_of, width_mm
 from .inpainting import QUALITIES, Healed, heal
 from .options import CHOICES, Options
@@ -38,12 +36,11 @@ CLOSED = -0.05
 STAGES = ("attention", "residual")
 
 
-class DiffuGTS(Segmenter):
+class DiffuGTS(PriorSegmenter):
     """The method, whole; see `bundle/docs/diffugts.md` for the equation behind each part.
 
     Args:
-        prior: a `DiffusionPrior`, or the arguments to build one with fresh weights. It is no submodule: it is frozen, its
-        weights are a file of their own, and neither optimizers, running means nor checkpoints are to see it.
+        prior: see `PriorSegmenter`.
         text_dim: D, width of the text encoder. phi_hidden: see `FeatureResidual`. fusion_hidden: see `Fusion`. spacing: mm
         of the grid. patch: edge of training patch, window and smallest box, voxels. theta: score under which a prompt has
         found nothing. seed: of the inpainting. options: see `options.Options`.
@@ -71,64 +68,22 @@ class DiffuGTS(Segmenter):
         seed: int = 0,
         **options: object,
     ) -> None:
-        super().__init__()
+        super().__init__(prior)
         self.spacing, self.patch, self.theta, self.seed = float(spacing), int(patch), float(theta), int(seed)
         self.options = o = Options(**options)
-        prior = frozen.build(prior)
-        self._prior = (prior,)  # in a tuple, so that it is not registered
-        self.prior_path, self.prior_sha256 = None, "untrained"
-        taps = {"encoder": list(prior.encoder_tap_channels), "unet": list(prior.unet_tap_channels)}
+        taps = {"encoder": list(self.prior.encoder_tap_channels), "unet": list(self.prior.unet_tap_channels)}
         channels = taps["encoder"] + taps["unet"] if o.taps == "both" else taps[o.taps]
         self.attention = Attention(channels, text_dim, o.alpha, o.adapter == "context", o.aggregate, o.score)
-        self.feature = FeatureResidual(prior.latent_channels, text_dim, phi_hidden)
+        self.feature = FeatureResidual(self.prior.latent_channels, text_dim, phi_hidden)
         self.fusion = Fusion(fusion_hidden)
         self.bank = PairBank(text_dim, o.wordings)
         self.steps = max(1, round(o.dilate_mm / self.spacing))
-
-    @property
-    def prior(self) -> DiffusionPrior:
-        """The frozen autoencoder and diffusion model."""
-        return self._prior[0]
-
-    def _apply(self, fn, recurse: bool = True):
-        self.prior._apply(fn)  # moves with the rest
-        return super()._apply(fn, recurse)
-
-    def __deepcopy__(self, memo: dict) -> DiffuGTS:
-        """A copy of what is trained; the frozen prior is shared."""
-        memo[id(self._prior)] = self._prior
-        twin = type(self).__new__(type(self))
-        memo[id(self)] = twin
-        twin.__dict__.update(deepcopy(self.__dict__, memo))
-        return twin
-
-    def load_prior(self, path: str | Path) -> DiffuGTS:
-        """Read the frozen prior's weights; returns itself.
-
-        Raises:
-            segmenter.WeightsError: the file is missing, altered, or does not fit the prior that was built.
-        """
-        self.prior_path = Path(path)
-        self.prior_sha256 = frozen.read(self.prior, self.prior_path)
-        return self
-
-    def keep_prior(self, folder: str | Path) -> dict[str, str]:
-        """Copy the prior's files beside weights that are written to a folder; what their record is to say of it."""
-        if self.prior_path is None:
-            raise ValueError("the prior has no file: read one with load_prior first")
-        return frozen.keep(self.prior_path, Path(folder))
-
-    def beside(self, path: Path, record: dict) -> None:
-        """Read the prior that the record names, from beside the weights."""
-        said = record["prior"]
-        frozen.check(path.parent / said["file"], said["sha256"])
-        self.load_prior(path.parent / said["file"])
 
     # ---- what does not depend on the prompt -------------------------------------------------------------------------
 
     def condition(self, ct: bool) -> Condition:
         """What the prior is told of a scan."""
-        return frozen.condition(ct, self.spacing)
+        return Condition("CT" if ct else "MR", self.spacing)
 
     def gain(self, ct: Tensor) -> Tensor:
         """What the image's first channel is multiplied with for the prior, (B, 1, 1, 1, 1): its CT window may be wider."""

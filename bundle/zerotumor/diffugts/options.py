@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from ..choices import check_choices
+
 CHOICES: dict[str, tuple[str, ...]] = {
     "taps": ("encoder", "unet", "both"),
     "adapter": ("context", "pointwise"),
@@ -54,14 +56,10 @@ class Options:
     prior_top_hu: float = 400.0
 
     def __post_init__(self) -> None:
+        check_choices(self, CHOICES)
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name in CHOICES:
-                if value not in CHOICES[field.name]:
-                    raise ValueError(
-                        f"{field.name} cannot be {value!r}: choose one of {', '.join(CHOICES[field.name])}"
-                    )
-            elif isinstance(value, str) or value < 0:
+            if field.name not in CHOICES and (isinstance(value, str) or value < 0):
                 raise ValueError(f"{field.name} must be a number that is not negative, not {value!r}")
         for name in ("alpha", "tap_noise", "threshold", "wide_start"):
             if getattr(self, name) > 1:

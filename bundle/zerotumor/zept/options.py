@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+
+from ..choices import check_choices
 
 CHOICES: dict[str, tuple[str, str]] = {
     "similarity": ("cosine", "raw"),
@@ -42,11 +44,7 @@ class Options:
     selection: str = "knowledge"
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value not in CHOICES[field.name]:
-                ours, paper = CHOICES[field.name]
-                raise ValueError(f"{field.name} cannot be {value!r}: choose {ours!r} (ours) or {paper!r} (the paper's)")
+        check_choices(self, CHOICES)
 
 
 PAPER = {name: paper for name, (_, paper) in CHOICES.items()}
