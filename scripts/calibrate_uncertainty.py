@@ -27,6 +27,7 @@ from monai.data import MetaTensor
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from scipy.stats import spearmanr
 
 from zerotumor.calibration import FILE, Calibration, Counts, Curve, record_of, total
 from zerotumor.inferer import segment_volume
@@ -102,10 +103,8 @@ def held_out_ece(pairs: list[tuple[Curve, Counts]]) -> float:
 
 
 def correlation(a: list[float], b: list[float]) -> float:
-    """Spearman's rank correlation."""
-    from scipy.stats import spearmanr
-
-    return float(spearmanr(a, b).statistic)
+    """Spearman's rank correlation; 0 where all values of one are the same."""
+    return float(spearmanr(a, b).statistic) if len(set(a)) > 1 < len(set(b)) else 0.0
 
 
 def draw(path: Path, before: Counts, after: list[tuple[Curve, Counts]], cases: list[dict], curve: Curve) -> None:

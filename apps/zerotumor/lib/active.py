@@ -218,7 +218,7 @@ def latest(records: dict[str, dict]) -> str:
 
 
 def candidate(image: str, record: dict) -> Candidate:
-    """What a record says of an image. Its entropy orders scans: the calibrated value has plateaus, on which all are equal."""
+    """What a record says of an image. Entropy orders scans: the calibrated value has plateaus, on which all are equal."""
     return Candidate(image, record["entropy"], record.get("disagreement_ml"), record.get("descriptor") or ())
 
 
