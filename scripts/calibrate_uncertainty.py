@@ -1,6 +1,6 @@
 """Measure on phantoms what a method's probabilities and doubts are worth, and keep that beside the weights.
 
-python scripts/calibrate_uncertainty.py --count 24
+python scripts/calibrate_uncertainty.py --count 24 --page bundle/docs/active_learning.md
 
 Phantoms of seen and unseen kinds and healthy ones, by turns, with seeds that neither training nor the test set draws. What
 it writes to bundle/models/uncertainty.json, `zerotumor.uncertainty.assess` reads. The diagram shows what was said against
@@ -10,6 +10,7 @@ what was observed, before and after; "after" is measured on each half of the pha
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -21,12 +22,14 @@ import matplotlib
 import numpy as np
 import torch
 import typer
+from model_card import replace_between
 from monai.data import MetaTensor
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from scipy.stats import spearmanr
 
-from zerotumor.calibration import FILE, Calibration, Counts, Curve, read, record_of, total
+from zerotumor.calibration import FILE, Calibration, Counts, Curve, record_of, total
 from zerotumor.inferer import segment_volume
 from zerotumor.metrics import dice
 from zerotumor.phantom import generate
@@ -46,6 +49,7 @@ ASKED = [  # category, prompt; a third has nothing to be found
     ("abstract lesion", "tumor"), ("lung tumor", "lung tumor"), ("healthy", "kidney tumor"),
 ]  # fmt: skip
 REGIONS = {"liver tumor": "abdomen", "soft tissue sarcoma": "limb", "brain tumor": "head", "kidney tumor": "abdomen"}
+MARKS = ("<!-- reliability:begin -->", "<!-- reliability:end -->")
 console = Console(width=120)
 
 
@@ -99,10 +103,8 @@ def held_out_ece(pairs: list[tuple[Curve, Counts]]) -> float:
 
 
 def correlation(a: list[float], b: list[float]) -> float:
-    """Spearman's rank correlation."""
-    from scipy.stats import spearmanr
-
-    return float(spearmanr(a, b).statistic)
+    """Spearman's rank correlation; 0 where all values of one are the same."""
+    return float(spearmanr(a, b).statistic) if len(set(a)) > 1 < len(set(b)) else 0.0
 
 
 def draw(path: Path, before: Counts, after: list[tuple[Curve, Counts]], cases: list[dict], curve: Curve) -> None:
@@ -133,6 +135,28 @@ def draw(path: Path, before: Counts, after: list[tuple[Curve, Counts]], cases: l
     plt.close(figure)
 
 
+def section(record: dict, picture: Path, page: Path) -> list[str]:
+    """What the page on active learning says of a measurement."""
+    f = record["measured"]
+    rows = [
+        ("voxels that may be lesion (p > 0.05)", "ece_before", "ece_after"),
+        ("all voxels of the body", "ece_body_before", "ece_body_after"),
+        ("scans", "case_ece_before", "case_ece_after"),
+    ]
+    healthy = sum(c["category"] == "healthy" for c in f["cases"])
+    return [
+        f"Measured on {f['phantoms']} phantoms, {healthy} of them healthy, with {f['passes']} looks besides the plain one;",
+        f"weights `{record['weights_sha256'][:12]}`. Expected calibration error, the mean distance of what was said",
+        "from what was observed:",
+        "", "| of | before | after |", "| --- | --- | --- |",
+        *(f"| {name} | {f[before]:.3f} | {f[after]:.3f} |" for name, before, after in rows),
+        "", "\"After\" is each half of the phantoms, with the curve of the other half.", "",
+        f"![Reliability diagram]({os.path.relpath(picture, page.parent)})", "",
+        "How well a part ranks scans by their error (Spearman's correlation with 1 - Dice): entropy "
+        f"{f['error_by_entropy']:.2f}, perturbation {f['error_by_perturbation']:.2f}, novelty {f['error_by_novelty']:.2f}.",
+    ]  # fmt: skip
+
+
 def keep(record: dict, path: Path) -> None:
     """Put a record in place of an earlier one of the same weights."""
     known = json.loads(path.read_text())["weights"] if path.is_file() else []
@@ -155,6 +179,7 @@ def main(
     / "docs"
     / "images"
     / "reliability.png",
+    page: Annotated[Path | None, typer.Option(help="page whose block on this is replaced")] = None,
 ) -> None:
     """Calibrate uncertainties."""
     try:
@@ -179,14 +204,17 @@ def main(
     figures = {k: round(v, 4) if isinstance(v, float) else v for k, v in figures.items()}
     figures["cases"] = [{k: round(v, 4) if isinstance(v, float) else v for k, v in c.items()} for c in cases]
     calibration = Calibration(whole.fit(), total(case_parts).fit(), figures)
-    keep(record_of(calibration, model.weights_sha256), out)
-    assert read(model, out).measured is not None
+    record = record_of(calibration, model.weights_sha256)
+    keep(record, out)
     draw(picture, whole.above(FLOOR), above(pairs), cases, calibration.case)
     shown = Table("figure", "value")
     for name, value in figures.items():
         if name != "cases":
             shown.add_row(name, str(value))
     console.print(shown)
+    if page is not None:
+        text = replace_between(page.read_text(), *MARKS, section(record, picture, page))
+        write_atomically(page, lambda temporary: temporary.write_text(text))
     console.print(f"curves in {out}, diagram in {picture}")
 
 

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from monai.data import MetaTensor
 from torch import Tensor
@@ -229,5 +228,5 @@ def named(cases: Sequence[Checked]) -> Iterator[tuple[str, Checked]]:
 
 def write_json(content: dict, path: Path) -> None:
     """A dictionary as a file, atomically."""
-    text = json.dumps(content, indent=1, default=lambda x: np.asarray(x).tolist()) + "\n"
+    text = json.dumps(content, indent=1) + "\n"
     write_atomically(path, lambda temporary: temporary.write_text(text))

@@ -27,7 +27,7 @@ class Candidate:
     """What is known of one scan that waits, for one prompt."""
 
     id: str
-    uncertainty: float = 0.0  # 0..1, of `uncertainty.assess`
+    uncertainty: float = 0.0  # 0..1, such as `Uncertainty.entropy`
     disagreement_ml: float | None = None  # between methods; None: fewer than two of them answered
     descriptor: Sequence[float] | Tensor = ()  # of `descriptor`, (C,); empty: unknown
 

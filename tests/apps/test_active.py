@@ -108,7 +108,7 @@ def test_the_ranking_is_by_the_prompt_that_is_asked_for(world):
     store, offered, _ = world
     for image, (one, two) in {"a": (0.1, 0.9), "b": (0.5, 0.5), "c": (0.9, 0.1)}.items():
         known = store.get_image_info(image)[KEY]["liver tumor"]
-        records = {"liver tumor": {**known, "value": one, "ts": 5}, "kidney cyst": {**known, "value": two, "ts": 9}}
+        records = {"liver tumor": {**known, "entropy": one, "ts": 5}, "kidney cyst": {**known, "entropy": two, "ts": 9}}
         store.update_image_info(image, {KEY: records})
     order = lambda **asked: [c["id"] for c in offered["tumor_uncertainty"](asked, store)["ranking"]]  # noqa: E731
     assert order(prompt="liver tumor") == ["c", "b", "a"] and order(prompt="kidney cyst") == ["a", "b", "c"]

@@ -40,7 +40,9 @@ def test_measure_write_read(weights, tmp_path, monkeypatch):
     monkeypatch.setattr(calibrate_uncertainty, "SHAPE", (32, 32, 32))
     out, picture = tmp_path / "uncertainty.json", tmp_path / "reliability.png"
     out.write_text(json.dumps({"weights": [{"weights_sha256": "others"}]}))
-    options = ["--weights", weights, "--count", 4, "--passes", 0, "--out", out, "--picture", picture]
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- reliability:begin -->\nold\n<!-- reliability:end -->\nafter\n")
+    options = ["--weights", weights, "--count", 4, "--passes", 0, "--out", out, "--picture", picture, "--page", page]
     result = CliRunner().invoke(app, [str(o) for o in options])
     assert result.exit_code == 0, result.output
     model = load("malenia", weights)
@@ -52,7 +54,9 @@ def test_measure_write_read(weights, tmp_path, monkeypatch):
     assert known.measured["ece_before"] == known.measured["ece_before"], "a number"
     assert [r["weights_sha256"] for r in json.loads(out.read_text())["weights"]] == ["others", model.weights_sha256]
     assert Image.open(picture).size == (1100, 480)
-    assert len(list(tmp_path.iterdir())) == 2
+    text = page.read_text()
+    assert "4 phantoms, 1 of them healthy" in text and "(reliability.png)" in text and "old" not in text
+    assert text.startswith("before\n") and text.endswith("after\n") and len(list(tmp_path.iterdir())) == 3
 
 
 def test_after_is_measured_on_what_was_not_fitted():

@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from zerotumor.errors import ServerError
-from zerotumor.segmenter import build, save
+from zerotumor.segmenter import build, load, save
 from zerotumor.text import load_text_encoder
 from zerotumor.volumes import read_scan
 
@@ -57,7 +57,9 @@ def test_one_scan_two_prompts(tmp_path, weights):
 def test_the_uncertainty_is_a_map_like_others_and_has_a_reason(tmp_path, weights, monkeypatch):
     monkeypatch.setattr(segment, "available", lambda: [])  # no committee: its weights are not what is tested
     scan, out = write_nifti(tmp_path / "a.nii.gz", ct_values()), tmp_path / "out"
-    common = (scan, "--prompt", "tumor", "--out", out, "--weights", weights)
+    hesitant, encoder = tmp_path / "hesitant.pt", load_text_encoder()  # with theta 0, all is surely a lesion
+    save(load("malenia", weights), "malenia", hesitant, config={**CONFIG, "theta": 0.05}, encoder=encoder)
+    common = (scan, "--prompt", "tumor", "--out", out, "--weights", hesitant)
     run(*common)
     plain, picture = nib.load(out / "a_mask.nii.gz").get_fdata(), (out / "a.png").stat().st_size
     run(*common, "--save", "uncertainty")

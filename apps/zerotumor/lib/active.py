@@ -218,8 +218,8 @@ def latest(records: dict[str, dict]) -> str:
 
 
 def candidate(image: str, record: dict) -> Candidate:
-    """What a record says of an image."""
-    return Candidate(image, record["value"], record.get("disagreement_ml"), record.get("descriptor") or ())
+    """What a record says of an image. Entropy orders scans: the calibrated value has plateaus, on which all are equal."""
+    return Candidate(image, record["entropy"], record.get("disagreement_ml"), record.get("descriptor") or ())
 
 
 def probabilities_of(unsure: list[Uncertainty]) -> Tensor:
