@@ -110,7 +110,8 @@ class ZeroTumorApp(MONAILabelApp):
 
         models = self.conf.get("models")
         share = float(self.conf.get("cache_share", 0.3))
-        self.engine = engine = Engine(Path(models) if models else None, share, self.image_roots)
+        versions = self.state / "versions"
+        self.engine = engine = Engine(Path(models) if models else None, share, self.image_roots, versions)
         self.ledger = Ledger(self.state / "proposals")
         histories = Histories(self.state / "clicks")
         push = getattr(self.datastore(), "push", None)
@@ -123,7 +124,7 @@ class ZeroTumorApp(MONAILabelApp):
     def init_trainers(self) -> dict:
         from lib.trainer import TrainTumor
 
-        return {"tumor": TrainTumor(self.bundle, self.state / "runs")}
+        return {"tumor": TrainTumor(self.engine, self.state / "versions", self.state / "runs")}
 
     def init_scoring_methods(self) -> dict:
         from lib.active import DiceScoring, UncertaintyScoring

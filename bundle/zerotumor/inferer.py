@@ -168,7 +168,7 @@ def segment_volume(
     if features is None and model.whole_scan:
         features = encode_volume(model, prepared, overlap=overlap, progress=progress)
     common = _common(model, image, overlap, features)
-    window_maps = () if model.second_look else model.maps
+    window_maps = model.blended
     channels = {"gated": len(prompts), "ungated": len(prompts), **dict.fromkeys(window_maps, 1)}
     canvas = _Canvas(channels, image.shape[1:], model.patch)
     scores = torch.zeros(len(prompts))
@@ -188,7 +188,7 @@ def segment_volume(
     probabilities = canvas.mean("gated")[(slice(None), *crop)]
     extras = {name: canvas.mean(name)[(slice(None), *crop)] for name in ("ungated", *window_maps)}
     if model.second_look:
-        probabilities, extras = _complete(model, prepared, probabilities, scores, prompts)
+        probabilities, scores, extras = _complete(model, prepared, probabilities, scores, prompts, extras)
     voxel_ml = model.spacing**3 / 1000
     found = [
         float(score) >= model.theta and float((p >= 0.5).sum()) * voxel_ml >= minimum_ml
@@ -201,14 +201,20 @@ def segment_volume(
 
 
 def _complete(
-    model: Segmenter, prepared: Tensor, probabilities: Tensor, scores: Tensor, prompts: Sequence[Prompt]
-) -> tuple[Tensor, dict[str, Tensor]]:
+    model: Segmenter,
+    prepared: Tensor,
+    probabilities: Tensor,
+    scores: Tensor,
+    prompts: Sequence[Prompt],
+    extras: dict[str, Tensor],
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """The second look of a method at the whole scan, whose windows were blended: it sees each lesion once, and whole."""
     device = next(model.parameters()).device
-    first = Segmentation(torch.logit(probabilities, eps=1e-6)[None].to(device), scores[None].to(device))
+    seen = {name: value[None].to(device) for name, value in extras.items()}
+    first = Segmentation(torch.logit(probabilities, eps=1e-6)[None].to(device), scores[None].to(device), extras=seen)
     answer = model.complete(torch.as_tensor(prepared)[None].to(device), first, prompts)
-    extras = {name: answer.extras[name][0].float().cpu() for name in ("ungated", *model.maps)}
-    return answer.logits[0].sigmoid().float().cpu(), extras
+    out = {name: answer.extras[name][0].float().cpu() for name in ("ungated", *model.maps)}
+    return answer.logits[0].sigmoid().float().cpu(), answer.scores[0].float().cpu(), out
 
 
 @torch.inference_mode()

@@ -51,10 +51,16 @@ class Segmenter(nn.Module):
     organ_names: tuple[str, ...] = ()  # what `organ_maps` shows
     whole_scan: tuple[str, ...] = ()  # features of which every window must know those of all windows, see `shared`
     images: dict[str, str] = {}  # of `maps`, those in the image's intensities -> the map of where they differ from it
+    evidence: tuple[str, ...] = ()  # names in `extras` of further maps (B, 1, X, Y, Z) in 0..1, for what learns on top
     second_look: bool = False  # whether `complete` does something
     qualities: tuple[str, ...] = ()  # names that the attribute `quality` may have: how much time an answer may take
     quality: str = ""
     answers: tuple[str, ...] = ()  # names that `ablate` takes
+
+    @property
+    def blended(self) -> tuple[str, ...]:
+        """Names in `extras` that are blended over windows; maps of a second look are made by it."""
+        return () if self.second_look else self.maps
 
     def encode_image(self, image: Tensor) -> dict[str, Tensor]:
         """(B, 2, X, Y, Z) -> features by name."""

@@ -16,7 +16,9 @@ from pathlib import Path
 
 import psutil
 
+from zerotumor.adaptation import Adapted
 from zerotumor.errors import ScanError
+from zerotumor.learning import load_version, versions_of
 from zerotumor.pipeline import EncodedScan, encode_scan
 from zerotumor.segmenter import METHODS, Segmenter, WeightsError, available, load
 from zerotumor.text import TextEncoderError
@@ -26,6 +28,8 @@ from zerotumor.volumes import read_scan
 from .options import refuse
 
 logger = logging.getLogger(__name__)
+LATEST, STARTER = "latest", "starter"
+"""Names for the newest version of a method, and for the method as it ships."""
 
 
 class Engine:
@@ -33,13 +37,16 @@ class Engine:
 
     Args:
         models: folder with weights, or None for the bundle's. share: of the free memory, for encoded scans. roots: the
-        folders that an image may come from, asked for at every request.
+        folders that an image may come from, asked for at every request. versions: folder of what was learned here.
     """
 
-    def __init__(self, models: Path | None, share: float, roots: Callable[[], Sequence[Path]]) -> None:
-        self.models, self.roots = models, roots
+    def __init__(
+        self, models: Path | None, share: float, roots: Callable[[], Sequence[Path]], versions: Path | None = None
+    ) -> None:
+        self.models, self.roots, self.versions = models, roots, versions
         self.budget = int(share * psutil.virtual_memory().available)
         self._models: dict[str, Segmenter] = {}
+        self._adapted: dict[tuple[str, str], Adapted] = {}
         self._scans: OrderedDict[tuple, EncodedScan] = OrderedDict()
         self._digests: dict[tuple, str] = {}
         self._locks: dict[object, threading.Lock] = {}
@@ -53,12 +60,36 @@ class Engine:
         """What viewers offer: methods that have weights. One without any is still named, and says so when it is used."""
         return available(self.models) or [next(iter(METHODS))]
 
-    def model(self, method: str) -> Segmenter:
-        """The method with its weights, loaded at first use.
+    def model(self, method: str, version: str = STARTER) -> Segmenter:
+        """The method with its weights, loaded at first use, and with what a version of it has learned.
+
+        Args:
+            version: a name, STARTER for the method as it ships, or LATEST for the newest version, if there is any.
 
         Raises:
-            HTTPException: weights or text encoder are missing or do not fit.
+            HTTPException: weights or text encoder are missing or do not fit; there is no such version.
         """
+        base = self._base(method)
+        if version == LATEST:
+            version = self.latest(method)
+        if version == STARTER:
+            return base
+        if self.versions is None or version not in versions_of(self.versions, method):
+            raise refuse(f"there is no version {version[:60]!r} of {method}: choose {LATEST} or {STARTER}", 404)
+        with self._lock((method, version)):
+            if (method, version) not in self._adapted:
+                try:
+                    self._adapted[method, version] = load_version(base, self.versions / version)
+                except WeightsError as error:
+                    raise refuse(str(error), 500) from None
+            return self._adapted[method, version]
+
+    def latest(self, method: str) -> str:
+        """The newest version that was learned on the weights in use, or STARTER."""
+        known = versions_of(self.versions, method, self._base(method).weights_sha256) if self.versions else []
+        return known[-1] if known else STARTER
+
+    def _base(self, method: str) -> Segmenter:
         with self._lock(method):
             if method not in self._models:
                 try:

@@ -31,6 +31,7 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     method: Choice = "malenia"
+    version: Annotated[Choice, Field(max_length=100)] = "latest"  # of what was learned here; "starter": nothing
     modality: Choice = "auto"
     header_modality: str = ""  # what the archive says; set by the app, never by a client
     dicom_folder: str = ""  # where the archive's files of the series lie; set by the app, never by a client

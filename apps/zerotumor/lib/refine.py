@@ -141,7 +141,7 @@ class TumorRefine(InferTask):
         if uploaded or not text:
             facts["method"] = "uploaded mask" if uploaded else "clicks"
         else:
-            weights = self.engine.model(options.method).weights_sha256
+            weights = self.engine.model(options.method, options.version).weights_sha256
             facts |= {"method": options.method, "weights_sha256": weights}
         refined_by = self._refiner.weights_sha256 if self._refiner is not None else ""
         self.ledger.clicked(digest, options.client_id, text, start, clicks, refined_by, **facts)
@@ -181,7 +181,7 @@ class TumorRefine(InferTask):
     def _start(self, digest: str, encoded: EncodedScan, options: RefineOptions, text: str) -> Tensor:
         """The mask to start from, (X, Y, Z) bool."""
         if text:
-            model = self.engine.model(options.method)
+            model = self.engine.model(options.method, options.version)
             try:
                 prompts = parse(text, modality=encoded.modality, encoder=model.encoder)
             except PromptError as error:

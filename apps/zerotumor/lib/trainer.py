@@ -1,22 +1,35 @@
-"""The trainer `tumor`: the bundle's own train.yaml, from the weights in use, to a new version beside them."""
+"""The trainer `tumor`: learns from the labels that people saved, to a new version beside the weights in use."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import re
+import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from monai.bundle import ConfigWorkflow
-from monailabel.interfaces.datastore import Datastore
+from fastapi import HTTPException
+from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.train import TrainTask
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from zerotumor.segmenter import METHODS, MODELS
+from zerotumor.adaptation import Adapted
+from zerotumor.annotated import LESION, Annotation, Checked, checked
+from zerotumor.annotation import LabelError
+from zerotumor.errors import ScanError
+from zerotumor.learning import FILE, STEPS, Example, example, learn, load_version, replay, save_version, versions_of
+from zerotumor.prompts import Prompt, PromptError, parse
+from zerotumor.segmenter import Segmenter
+from zerotumor.transforms import ModalityError
 
+from .engine import STARTER, Engine
 from .options import refuse
 
 logger = logging.getLogger(__name__)
+NAME = re.compile(r"[A-Za-z0-9_-]{1,60}")
 
 
 class TrainOptions(BaseModel):
@@ -24,63 +37,147 @@ class TrainOptions(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    max_epochs: int = Field(2, ge=1, le=1000)
-    epoch_length: int = Field(50, ge=1, le=10_000)
-    train_count: int = Field(100, ge=4, le=100_000)
-    val_count: int = Field(8, ge=1, le=1000)
-    learning_rate: float = Field(3e-4, gt=0, le=0.1)
+    prompt: str = Field("", max_length=300)  # only labels of this text; default: of all
+    version: str = Field("", max_length=60)  # name of the new one; default: date and time
+    steps: int = Field(STEPS, ge=1, le=5000)
+    replayed: int = Field(8, ge=0, le=200)  # phantoms beside the labels
+    seed: int = Field(0, ge=0)
 
 
 class TrainTumor(TrainTask):
-    """Goes on training on phantoms. The weights in use are never overwritten: each run has a folder of its own.
+    """Learns an adapter for every text that labels were saved under. Weights and earlier versions are never overwritten.
+
+    A run that was stopped goes on where it was when it is started again with the same labels and options.
 
     Args:
-        bundle: the bundle's folder. runs: where runs go.
+        engine: for scans and models. versions: where versions go. runs: for what a stopped run needs to go on.
     """
 
-    def __init__(self, bundle: Path, runs: Path) -> None:
-        super().__init__("Train on phantoms from the present weights, to a new version beside them")
-        self.bundle, self.runs = bundle, runs
+    def __init__(self, engine: Engine, versions: Path, runs: Path) -> None:
+        super().__init__("Learn from the saved labels, to a new version beside the weights in use")
+        self.engine, self.versions, self.runs = engine, versions, runs
 
     def config(self) -> dict:
         """Options with their defaults."""
-        return TrainOptions().model_dump()
+        return {**TrainOptions().model_dump(), "method": self.engine.methods()}
 
     def stats(self) -> dict:
-        """What the newest finished run says of itself."""
-        records = sorted(self.runs.glob("*/model.json"), key=lambda f: f.stat().st_mtime)
-        if not records:
-            return {}
-        trained = json.loads(records[-1].read_text()).get("trained", {})
-        return {"version": records[-1].parent.name, **trained}
+        """What the newest version of each method says of itself."""
+        out = {}
+        for method in self.engine.methods():
+            names = versions_of(self.versions, method)
+            if names:
+                out[method] = {"version": names[-1], "versions": names, **_facts(self.versions / names[-1])}
+        return out
 
     def __call__(self, request: dict, datastore: Datastore) -> dict:
-        """Train; returns the new version and where it lies.
+        """Learn; returns the new version, what it was learned from, and what was not learned from and why.
 
         Raises:
-            HTTPException: an option is out of range.
+            HTTPException: an option is out of range, or no label can be learned from.
         """
-        known = {k: v for k, v in request.items() if k in TrainOptions.model_fields and v is not None}
-        try:
-            options = TrainOptions.model_validate(known)
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise refuse(f"the option {first['loc'][0]} cannot be used: {first['msg']}") from None
-        version = time.strftime("%Y%m%d-%H%M%S")
-        folder = self.runs / version
-        workflow = ConfigWorkflow(
-            config_file=str(self.bundle / "configs" / "train.yaml"),
-            meta_file=str(self.bundle / "configs" / "metadata.json"),
-            logging_file=False,
-            workflow_type="train",
-            bundle_root=str(self.bundle),
-            output_dir=str(folder),
-            pretrained=str(MODELS / METHODS["malenia"].weights),
-            workers=0,
-            **options.model_dump(),
+        options = _checked(request)
+        given = request.get("method")
+        method = given if isinstance(given, str) and given in self.engine.methods() else self.engine.methods()[0]
+        version = options.version or time.strftime("%Y%m%d-%H%M%S")
+        if not NAME.fullmatch(version) or version == STARTER or (self.versions / version).exists():
+            raise refuse(f"{version!r} cannot be the name of a new version: take letters, digits, - and _, and a new name")
+        model = self.engine.model(method)
+        groups, refused = self._examples(model, method, options, datastore)
+        if not groups:
+            why = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+            raise refuse(f"there is no label to learn from: correct a scan and save it{f' ({why})' if why else ''}")
+        before = self.engine.latest(method)
+        old = [] if before == STARTER else list(load_version(model, self.versions / before).adapters)
+        learned = dict(_facts(self.versions / before).get("learned_from", {})) if old else {}
+        adapters = {(a.learned.prompt, a.learned.modality): a for a in old}
+        key = self._key(model, options, groups)
+        for n, ((prompt, modality), examples) in enumerate(groups.items()):
+            logger.info(f"learning {prompt.text!r} in {modality} from {len(examples)} scans")
+            adapters[prompt.text, modality] = learn(
+                model, prompt, modality, examples,
+                replay(model, prompt, modality, options.replayed, options.seed),
+                steps=options.steps, seed=options.seed, checkpoints=self.runs / key / str(n),
+                progress=lambda k, total: logger.info(f"epoch {k} of {total}"),
+            )  # fmt: skip
+            learned[f"{prompt.text} {modality}"] = sorted({e.name for e in examples})
+        facts = {"learned_from": learned, "refused": refused, "parent": before, "options": options.model_dump()}
+        save_version(Adapted(model, list(adapters.values())), self.versions / version, method=method, **facts)
+        shutil.rmtree(self.runs / key, ignore_errors=True)
+        logger.info(f"learned version {version}")
+        return {"version": version, "method": method, "learned_from": learned, "refused": refused}
+
+    def _examples(
+        self, model: Segmenter, method: str, options: TrainOptions, datastore: Datastore
+    ) -> tuple[dict[tuple[Prompt, str], list[Example]], dict[str, str]]:
+        """Examples by prompt and modality; and the labels that cannot be learned from, with the reason."""
+        groups: dict[tuple[Prompt, str], list[Example]] = {}
+        refused: dict[str, str] = {}
+        only = parse(options.prompt)[0].name if options.prompt else None
+        for annotation in saved(datastore):
+            try:
+                label = checked(annotation)
+                for value, prompt in prompts_of(label, model):
+                    if only is not None and prompt.name != only:
+                        continue
+                    _, encoded, _ = self.engine.encoded(annotation.image, method, label.modality)
+                    one = example(model, encoded, prompt, label.labels() == value, annotation.id)
+                    groups.setdefault((prompt, label.modality), []).append(one)
+            except (LabelError, ScanError, ModalityError, PromptError) as error:
+                refused[annotation.id] = str(error)
+            except HTTPException as error:
+                refused[annotation.id] = str(error.detail)
+        return groups, refused
+
+    @staticmethod
+    def _key(model: Segmenter, options: TrainOptions, groups: dict[tuple[Prompt, str], list[Example]]) -> str:
+        """Names a run by all that decides its result, so that only the same run goes on from what it left."""
+        digest = hashlib.sha256(f"{model.weights_sha256} {options.steps} {options.replayed} {options.seed}".encode())
+        for (prompt, modality), examples in groups.items():
+            digest.update(f"{prompt.text} {modality}".encode())
+            for one in examples:
+                digest.update(one.features.numpy().tobytes())
+                digest.update(one.truth.numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def saved(datastore: Datastore) -> Iterator[Annotation]:
+    """All final labels of a datastore, by image."""
+    for image in sorted(datastore.get_labeled_images()):
+        label = datastore.get_label_by_image_id(image, DefaultLabelTag.FINAL)
+        if not label:
+            continue
+        yield Annotation(
+            image,
+            Path(datastore.get_image_uri(image)),
+            Path(datastore.get_label_uri(label, DefaultLabelTag.FINAL)),
+            datastore.get_label_info(label, DefaultLabelTag.FINAL) or {},
+            datastore.get_image_info(image) or {},
         )
-        workflow.initialize()
-        workflow.run()
-        workflow.finalize()
-        logger.info(f"trained version {version} in {folder}")
-        return {"version": version, **self.stats()}
+
+
+def prompts_of(label: Checked, model: Segmenter) -> list[tuple[int, Prompt]]:
+    """Label values and what each was asked for by.
+
+    Raises:
+        LabelError: nobody said what it is. PromptError: what was said is no prompt.
+    """
+    out = []
+    for value, name in label.names.items():
+        if name == LESION:
+            raise LabelError("nothing says what the label shows: save it with a prompt, or name its segment")
+        out.append((value, parse(name, modality=label.modality, encoder=model.encoder)[0]))
+    return out
+
+
+def _facts(version: Path) -> dict:
+    return json.loads((version / FILE).with_suffix(".json").read_text())
+
+
+def _checked(request: dict) -> TrainOptions:
+    known = {k: v for k, v in request.items() if k in TrainOptions.model_fields and v is not None}
+    try:
+        return TrainOptions.model_validate(known)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise refuse(f"the option {first['loc'][0]} cannot be used: {first['msg']}") from None

@@ -70,7 +70,7 @@ class Tumor(InferTask):
         options = checked(TumorOptions, request)
         path = self.engine.image_path(options.dicom_folder or request.get("image"))
         digest, encoded, encoding = self.engine.encoded(path, options.method, options.stated_modality)
-        model = self.engine.model(options.method)
+        model = self.engine.model(options.method, options.version)
         text = prompts_of(options.label_prompt) if options.label_prompt else options.prompt
         try:
             prompts = parse(text, modality=encoded.modality, encoder=model.encoder)

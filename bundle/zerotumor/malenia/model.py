@@ -59,6 +59,7 @@ class Malenia(Segmenter):
     """
 
     organ_names = tuple(ORGANS)
+    evidence = ("prior",)  # any lesion at all, whatever the words
 
     def __init__(
         self,
@@ -169,7 +170,7 @@ class Malenia(Segmenter):
             logits=torch.logit(probabilities, eps=1e-6) - threshold,
             scores=probabilities.flatten(2).amax(-1),
             attributes=describe(features["values"], scores),
-            extras={"token_scores": scores},
+            extras={"token_scores": scores, "prior": features["prior"].float().sigmoid()},
         )
 
     def place_features(self, image: Tensor) -> Tensor:

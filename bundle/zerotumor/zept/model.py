@@ -44,6 +44,7 @@ class ZePT(Segmenter):
     """
 
     maps = ("anomaly",)
+    evidence = ("anomaly",)
 
     def __init__(
         self,

@@ -1,0 +1,298 @@
+"""A simulated annotator: propose, pick, correct, learn, and be measured on the scans that were not picked yet.
+
+python scripts/simulate_annotation.py --on sarcoma-mr --out out/sarcoma-mr
+
+Writes curve.csv (a row for every strategy, seed and round), summary.json and curve.png: Dice on the scans that nobody has
+corrected yet, against scans corrected. Sets: sarcoma-ct and sarcoma-mr (real, $ZEROTUMOR_DATA; learned from and tested on
+different patients), phantom-sarcoma. `--correct truth` takes the true mask, `--correct clicks` what a number of simulated
+clicks make of the proposal.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
+
+import torch
+import typer
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from torch import Tensor
+
+from zerotumor.adaptation import Adapted, Adapter
+from zerotumor.annotation import LabelError, check_label
+from zerotumor.clicks import next_click
+from zerotumor.cohorts import SEEN, measured_phantom, measured_phantoms, real_cases
+from zerotumor.learning import Example, example_of, learn, method_maps, replay
+from zerotumor.metrics import bootstrap, dice
+from zerotumor.pipeline import EncodedScan, encode_scan, segment_scan, to_grid
+from zerotumor.prompts import Prompt, parse
+from zerotumor.refine import Refiner, load_refiner
+from zerotumor.segmenter import Segmenter, load
+from zerotumor.selection import STRATEGIES, Candidate, descriptor, rank
+from zerotumor.uncertainty import assess, case_uncertainty
+from zerotumor.volumes import write_atomically, write_json
+
+SETS = ("sarcoma-ct", "sarcoma-mr", "phantom-sarcoma")
+PROMPT = "soft tissue sarcoma"
+POOL_SEED = 7_500_000
+"""Phantoms to annotate; neither training, nor calibration, nor any test draws from there."""
+console = Console(width=140)
+
+
+@dataclass
+class Scan:
+    """One scan of the pool, and all of it that stays the same while others are corrected."""
+
+    name: str
+    encoded: EncodedScan
+    truth: Tensor  # (X, Y, Z) bool
+    maps: Tensor  # (M, x, y, z)
+    descriptor: Tensor  # (C,)
+    disagreement_ml: float | None
+
+
+def pool(name: str, model: Segmenter, committee: Sequence[Segmenter], count: int) -> tuple[Prompt, str, list[Scan]]:
+    """The scans of a set, encoded; their prompt and modality.
+
+    Raises:
+        ValueError: there is no such set, or the real scans are not here.
+    """
+    modality = "CT" if name == "sarcoma-ct" else "MR"
+    prompt = parse(PROMPT, modality=modality, encoder=model.encoder)[0]
+    if name == "phantom-sarcoma":
+        arguments = {"category": PROMPT, "modality": modality}
+        cases = [(f"phantom-{POOL_SEED + k}", *_phantom(POOL_SEED + k, arguments)) for k in range(count)]
+    elif name in SETS:
+        listed = [c for c in real_cases() if c.modality == modality and PROMPT in c.prompts]
+        sick = [c for c in listed if c.prompts[PROMPT][1] != "healthy"]
+        cases = [(c.name, *c.read()[:2]) for c in sick]
+    else:
+        raise ValueError(f"there is no set {name!r}: choose one of {', '.join(SETS)}")
+    if not cases:
+        raise ValueError("no real scans here: set ZEROTUMOR_DATA to their folder, or take --on phantom-sarcoma")
+    scans = []
+    for case, scan, truths in cases:
+        encoded = encode_scan(model, scan, modality=modality)
+        votes = [segment_scan(m, scan, [prompt], modality=modality).masks for m in committee]
+        split = assess(model, encoded, [prompt], others=votes, passes=0)[0].disagreement_ml if votes else None
+        maps, place = method_maps(model, encoded, prompt), descriptor(model, encoded, [prompt])[0]
+        scans.append(Scan(case, encoded, truths[PROMPT] > 0, maps, place, split))
+    return prompt, modality, scans
+
+
+def _phantom(seed: int, arguments: dict) -> tuple:
+    scan, phantom = measured_phantom(seed, arguments)
+    return scan, {PROMPT: phantom.lesions[0]}
+
+
+def corrected(scan: Scan, proposal: Tensor, refiner: Refiner | None, modality: str, clicks: int) -> tuple[Tensor, int]:
+    """The label that an annotator saves, (X, Y, Z) bool, and the clicks that it took: the truth is drawn by hand."""
+    if refiner is None:
+        return scan.truth, 0
+    image = scan.encoded.scan
+    spacing = torch.linalg.vector_norm(torch.as_tensor(image.affine)[:3, :3], dim=0).tolist()
+    mask, given = proposal, []
+    for _ in range(clicks):
+        click = next_click(mask, scan.truth, spacing)
+        if click is None:
+            break
+        given.append(click)
+        mask = refiner.update(image, modality, mask, given)
+    return mask, len(given)
+
+
+@dataclass
+class Setting:
+    """What one simulation is made of."""
+
+    model: Segmenter
+    prompt: Prompt
+    modality: str
+    scans: list[Scan]
+    replayed: list[Example]
+    refiner: Refiner | None
+    clicks: int
+    rounds: int
+
+    def probability(self, scan: Scan, adapter: Adapter | None) -> Tensor:
+        """(x, y, z) on the method's grid. What the method says of a scan never changes, so it is asked once."""
+        if adapter is None:
+            return scan.maps[0].sigmoid()
+        image = torch.as_tensor(scan.encoded.prepared).as_subclass(Tensor)
+        with torch.inference_mode():
+            return adapter.correct(image, scan.maps, self.model.spacing).sigmoid()
+
+    def answer(self, scan: Scan, adapter: Adapter | None) -> Tensor:
+        """(X, Y, Z) bool on the scan's grid."""
+        found = self.probability(scan, adapter)[None]
+        return to_grid(found, scan.encoded.prepared.affine, scan.encoded.scan)[0] >= 0.5
+
+    def unsure(self, scan: Scan, adapter: Adapter | None) -> float:
+        """Of the present model, in one look: rounds are many."""
+        found = self.probability(scan, adapter)
+        return case_uncertainty(found, float(found.amax()))
+
+
+def simulate(setting: Setting, strategy: str, seed: int) -> tuple[list[dict], Adapter | None]:
+    """One loop over the pool: a row a round, and what was learned in the end."""
+    adapter, spent, refused = None, 0, 0
+    waiting, done, examples, rows = list(setting.scans), [], [], []
+    before = {s.name: dice(setting.answer(s, None), s.truth) for s in waiting}
+    for k in range(setting.rounds + 1):
+        values = [dice(setting.answer(s, adapter), s.truth) for s in waiting]
+        rows.append(
+            {
+                "strategy": strategy,
+                "seed": seed,
+                "scans": k,
+                "clicks": spent,
+                "dice": sum(values) / len(values),
+                "zero_shot": sum(before[s.name] for s in waiting) / len(waiting),
+                "picked": done[-1].name if done else "",
+                "refused": refused,
+            }
+        )
+        if k == setting.rounds:
+            break
+        candidates = [Candidate(s.name, setting.unsure(s, adapter), s.disagreement_ml, s.descriptor) for s in waiting]
+        # The first pick of all strategies but random depends on nothing random: seeds differ in how the adapter begins.
+        choice = rank(strategy, candidates, [s.descriptor for s in done], 100 * seed + k)[0]
+        picked = next(s for s in waiting if s.name == choice.id)
+        label, clicks = corrected(
+            picked, setting.answer(picked, adapter), setting.refiner, setting.modality, setting.clicks
+        )
+        spent += clicks
+        try:
+            check_label(label[None], picked.encoded.scan)
+            examples.append(example_of(picked.encoded, picked.maps, label, setting.model.spacing, picked.name))
+        except LabelError:
+            refused += 1
+        waiting = [s for s in waiting if s.name != picked.name]
+        done.append(picked)
+        if examples:
+            adapter = learn(setting.model, setting.prompt, setting.modality, examples, setting.replayed, seed=seed)
+    return rows, adapter
+
+
+def forgetting(model: Segmenter, adapters: Sequence[Adapter]) -> float:
+    """Largest loss of mean Dice over the seen kinds of the test phantoms, each asked for by its name."""
+    kinds = {name for name, _ in SEEN}
+    change = {kind: [] for kind in kinds}
+    for seed, arguments, prompts in measured_phantoms():
+        kind = arguments["category"]
+        if kind not in kinds:
+            continue
+        scan, phantom = measured_phantom(seed, arguments)
+        truth, encoded = phantom.lesions[0] > 0, encode_scan(model, scan, modality=phantom.modality)
+        asked = parse(list(prompts), modality=phantom.modality, encoder=model.encoder)
+        plain, adapted = (segment_scan(m, encoded, asked).masks[0] > 0 for m in (model, Adapted(model, adapters)))
+        change[kind].append(dice(plain, truth) - dice(adapted, truth))
+    return max(sum(v) / len(v) for v in change.values())
+
+
+def summary(rows: list[dict], rounds: int) -> dict[str, dict]:
+    """Strategy -> Dice after each number of scans, gain over zero-shot on the same scans, with intervals over seeds."""
+    out = {}
+    for name in dict.fromkeys(r["strategy"] for r in rows):
+        of = {k: [r for r in rows if r["strategy"] == name and r["scans"] == k] for k in range(rounds + 1)}
+        out[name] = {
+            "dice": {k: [round(v, 4) for v in bootstrap([r["dice"] for r in some])] for k, some in of.items()},
+            "gain": {
+                k: [round(v, 4) for v in bootstrap([r["dice"] - r["zero_shot"] for r in some])]
+                for k, some in of.items()
+            },
+            "clicks": sum(r["clicks"] for r in of[rounds]) / len(of[rounds]),
+        }
+    return out
+
+
+def draw(results: dict[str, dict], title: str, path: Path) -> None:
+    """Gain over zero-shot against scans corrected, a line a strategy; random's interval is shaded."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for name, result in results.items():
+        scans = list(result["gain"])
+        mean, low, high = zip(*result["gain"].values(), strict=True)
+        (line,) = axes.plot(scans, mean, marker="o", label=name)
+        if name == "random":
+            axes.fill_between(scans, low, high, color=line.get_color(), alpha=0.15)
+    axes.axhline(0, color="0.5", linewidth=0.8)
+    axes.set(xlabel="scans corrected", ylabel="Dice gained on scans not corrected yet", title=title)
+    axes.legend(fontsize="small")
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=120, format="png"))
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="folder for curve.csv, summary.json and curve.png")],
+    on: Annotated[str, typer.Option(help=f"what to annotate: {', '.join(SETS)}")] = "phantom-sarcoma",
+    strategies: Annotated[str, typer.Option(help="several separated by commas")] = ",".join(STRATEGIES),
+    seeds: Annotated[int, typer.Option(min=1, help="repetitions of every strategy")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="scans to correct")] = 5,
+    correct: Annotated[str, typer.Option(help="truth or clicks")] = "truth",
+    clicks: Annotated[int, typer.Option(min=1, help="clicks on each scan, with --correct clicks")] = 5,
+    method: Annotated[str, typer.Option(help="the method that learns")] = "malenia",
+    others: Annotated[str, typer.Option(help="methods that vote beside it, several separated by commas")] = "",
+    phantoms: Annotated[int, typer.Option(min=4, help="size of a phantom pool")] = 12,
+    replayed: Annotated[int, typer.Option(min=0, help="phantoms beside the labels")] = 8,
+) -> None:
+    """Simulate the loop of annotation, and draw what it gains."""
+    unknown = [s for s in strategies.split(",") if s not in STRATEGIES]
+    if unknown or correct not in ("truth", "clicks") or on not in SETS:
+        console.print(
+            f"[red]choose strategies of {', '.join(STRATEGIES)}, --correct truth or clicks, --on {', '.join(SETS)}"
+        )
+        raise typer.Exit(2)
+    model = load(method)
+    committee = [load(name) for name in others.split(",") if name]
+    try:
+        prompt, modality, scans = pool(on, model, committee, phantoms)
+    except ValueError as error:
+        console.print(f"[red]{error}")
+        raise typer.Exit(2) from None
+    if rounds >= len(scans):
+        console.print(f"[red]{len(scans)} scans are here: with {rounds} corrected none would be left to measure on")
+        raise typer.Exit(2)
+    refiner = load_refiner() if correct == "clicks" else None
+    setting = Setting(
+        model, prompt, modality, scans, replay(model, prompt, modality, replayed), refiner, clicks, rounds
+    )
+    rows, adapters = [], []
+    with Progress(console=console) as progress:
+        runs = [(s, seed) for s in strategies.split(",") for seed in range(seeds)]
+        for strategy, seed in progress.track(runs, description=on):
+            made, adapter = simulate(setting, strategy, seed)
+            rows += made
+            adapters += [adapter] if adapter else []
+    results = summary(rows, rounds)
+    lost = forgetting(model, adapters[-1:])
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / "curve.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    facts = {
+        "on": on, "method": method, "weights_sha256": model.weights_sha256, "correct": correct, "seeds": seeds,
+        "scans": len(scans), "forgetting": round(lost, 4), "strategies": results,
+    }  # fmt: skip
+    write_json(facts, out / "summary.json")
+    draw(results, f"{on}, {len(scans)} scans, corrected by {correct}", out / "curve.png")
+    table = Table(title=f"{on}: Dice gained over zero-shot on the scans not corrected yet")
+    for name in ("strategy", *(f"{k} scans" for k in range(rounds + 1)), "clicks"):
+        table.add_column(name)
+    for name, result in results.items():
+        table.add_row(name, *(f"{v[0]:+.2f}" for v in result["gain"].values()), f"{result['clicks']:.0f}")
+    console.print(table)
+    console.print(f"largest loss on a seen kind: {lost:.3f}; everything in {out}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
