@@ -81,7 +81,9 @@ class TrainTumor(TrainTask):
         method = given if isinstance(given, str) and given in self.engine.methods() else self.engine.methods()[0]
         version = options.version or time.strftime("%Y%m%d-%H%M%S")
         if not NAME.fullmatch(version) or version == STARTER or (self.versions / version).exists():
-            raise refuse(f"{version!r} cannot be the name of a new version: take letters, digits, - and _, and a new name")
+            raise refuse(
+                f"{version!r} cannot be the name of a new version: take letters, digits, - and _, and a new name"
+            )
         model = self.engine.model(method)
         groups, refused = self._examples(model, method, options, datastore)
         if not groups:

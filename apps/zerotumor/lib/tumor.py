@@ -16,7 +16,7 @@ from zerotumor.segmenter import Segmenter
 from zerotumor.uncertainty import Uncertainty, assess, attach, case_uncertainty
 
 from . import answers
-from .engine import Engine
+from .engine import LATEST, STARTER, Engine
 from .history import Histories
 from .labels import ANOMALY, numbers_of, offered, prompts_of
 from .options import TumorOptions, checked, refuse
@@ -53,6 +53,7 @@ class Tumor(InferTask):
             dimension=3,
             description="Find what you describe: write it into the prompt, several separated by ';'",
             config={"prompt": "tumor", "method": engine.methods(), "modality": ["auto", "CT", "MR"], "overlap": 0.5,
+                    "version": [LATEST, STARTER],
                     "uncertainty": False},
         )  # fmt: skip
         self.engine, self.histories, self.push, self.ledger = engine, histories, push, ledger
