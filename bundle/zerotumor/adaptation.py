@@ -28,6 +28,8 @@ ROUGH_MM = 40.0
 """Edge of the neighborhood whose standard deviation is the roughness."""
 BOUND = 6.0
 """Largest logit of what the method said: beyond, it says no more."""
+ANSWER = "answer"
+"""Name in `extras` of the method's own answer, as probability."""
 NEAR, SAME = 0.80, 0.95
 """Cosine similarity of texts up to which an adapter of another text does not speak, and from which it speaks in full."""
 
@@ -177,6 +179,7 @@ class Adapted(Segmenter):
         evidence = dict(answer.extras)
         if self.base.second_look:
             answer = self.base.complete(image, answer, prompts)
+        evidence[ANSWER] = answer.logits.sigmoid()
         logits, scores = answer.logits.clone(), answer.scores.clone()
         ungated = answer.extras["ungated"].clone()
         threshold = torch.logit(torch.tensor(self.theta))
@@ -186,12 +189,12 @@ class Adapted(Segmenter):
                 adapter, share = self.best(prompt, modality)
                 if adapter is None:
                     continue
-                maps = method_logits(ungated[b, p], [evidence[name][b, 0] for name in self.base.evidence])
+                maps = method_logits(evidence[ANSWER][b, p], [evidence[name][b, 0] for name in self.base.evidence])
                 new = adapter.correct(image[b], maps, self.spacing)
                 mixed = share * new + (1 - share) * logits[b, p].clamp(-BOUND, BOUND)
                 logits[b, p], ungated[b, p] = mixed, mixed.sigmoid()
                 scores[b, p] = (mixed.amax() + threshold).sigmoid()  # a score counts from theta, a logit from zero
-        return Segmentation(logits, scores, answer.attributes, {**answer.extras, "ungated": ungated})
+        return Segmentation(logits, scores, answer.attributes, {**evidence, **answer.extras, "ungated": ungated})
 
     def best(self, prompt: Prompt, modality: str) -> tuple[Adapter | None, float]:
         """The adapter that has most to say about a prompt, and how much; (None, 0) if there is none."""

@@ -25,7 +25,7 @@ from monai.losses import DiceCELoss
 from monai.transforms import Randomizable, SpatialResample, Transform
 from torch import Tensor
 
-from .adaptation import STRIDE, Adapted, Adapter, Learned, feature_count, method_logits, voxel_features
+from .adaptation import ANSWER, STRIDE, Adapted, Adapter, Learned, feature_count, method_logits, voxel_features
 from .annotation import check_label
 from .inferer import segment_volume
 from .phantom import generate
@@ -61,10 +61,10 @@ class Example:
 def method_maps(model: Segmenter, encoded: EncodedScan, prompt: Prompt) -> Tensor:
     """What a method says of an encoded scan, as logits (M, x, y, z) on its own grid: the answer, then its evidence."""
     reader = Adapted(model, [])  # asks for the evidence, and changes nothing
-    reader.maps = (*model.maps, *model.evidence)
+    reader.maps = (ANSWER, *model.evidence)
     image = torch.as_tensor(encoded.prepared).as_subclass(Tensor)
     extras = segment_volume(reader, image, [prompt], features=encoded.features).extras
-    return method_logits(extras["ungated"][0], [extras[name][0] for name in model.evidence])
+    return method_logits(extras[ANSWER][0], [extras[name][0] for name in model.evidence])
 
 
 def example(model: Segmenter, encoded: EncodedScan, prompt: Prompt, mask: Tensor, name: str = "") -> Example:

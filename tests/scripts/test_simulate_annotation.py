@@ -1,0 +1,81 @@
+"""The simulated annotator: its loop on a small pool of phantoms, and what it refuses."""
+
+import csv
+import json
+
+import pytest
+import simulate_annotation as script
+import torch
+from typer.testing import CliRunner
+
+from zerotumor.learning import fresh
+from zerotumor.metrics import dice
+from zerotumor.segmenter import load
+
+cli = CliRunner()
+
+
+def run(*arguments):
+    import typer
+
+    app = typer.Typer()
+    app.command()(script.main)
+    return cli.invoke(app, [str(a) for a in arguments])
+
+
+def test_the_loop_writes_its_curve(tmp_path):
+    result = run(
+        "--out", tmp_path, "--phantoms", 4, "--rounds", 2, "--seeds", 1, "--strategies", "first,random",
+        "--replayed", 1, "--seen", 1, "--correct", "clicks", "--clicks", 1,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    rows = list(csv.DictReader((tmp_path / "curve.csv").read_text().splitlines()))
+    assert len(rows) == 2 * 3
+    for row in rows:
+        assert 0 <= float(row["dice"]) <= 1 and int(row["clicks"]) <= int(row["scans"])
+    first = [r["picked"] for r in rows if r["strategy"] == "first"]
+    assert first == ["", "phantom-7500000", "phantom-7500001"]
+    start = [r for r in rows if r["scans"] == "0"]
+    assert all(r["dice"] == r["zero_shot"] for r in start) and len({r["dice"] for r in start}) == 1
+    found = json.loads((tmp_path / "summary.json").read_text())
+    assert set(found["strategies"]) == {"first", "random"} and found["strategies"]["first"]["gain"]["0"][0] == 0
+    assert abs(found["forgetting"]) < 0.02
+    assert (tmp_path / "curve.png").stat().st_size > 5000
+
+
+def test_what_is_picked_is_never_measured_on_again():
+    model = load()
+    prompt, modality, scans = script.pool("phantom-sarcoma", model, [], 3)
+    setting = script.Setting(model, prompt, modality, scans, [], None, 5, 1)
+    rows, adapter = script.simulate(setting, "first", 0)
+    assert adapter is not None and rows[1]["picked"] == scans[0].name
+    left = [dice(setting.answer(s, None), s.truth) for s in scans[1:]]
+    assert rows[1]["zero_shot"] == pytest.approx(sum(left) / 2)
+    after = [dice(setting.answer(s, adapter), s.truth) for s in scans[1:]]
+    assert rows[1]["dice"] == pytest.approx(sum(after) / 2)
+
+
+def test_the_shortcut_answers_as_the_method_does():
+    """Answers come from what the method said once; an adapter that learned nothing must give the same masks."""
+    model = load()
+    prompt, modality, scans = script.pool("phantom-sarcoma", model, [], 1)
+    setting = script.Setting(model, prompt, modality, scans, [], None, 5, 1)
+    whole = script.segment_scan(model, scans[0].encoded, [prompt]).masks[0] > 0
+    plain = setting.answer(scans[0], None)
+    assert torch.equal(plain, setting.answer(scans[0], fresh(model, prompt, modality)))
+    assert not whole.any() or dice(plain, whole) > 0.99
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (("--on", "nothing"), "--on sarcoma-ct"),
+        (("--strategies", "wisest"), "choose strategies"),
+        (("--correct", "magic"), "truth or clicks"),
+        (("--phantoms", 4, "--rounds", 4), "none would be left"),
+    ],
+)
+def test_refusals(tmp_path, arguments, said):
+    result = run("--out", tmp_path / "out", *arguments)
+    assert result.exit_code == 2 and said in " ".join(result.output.split())
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,206 @@
+"""Learning from corrected scans: it learns, goes on where it was stopped, and keeps versions that are what they say."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from zerotumor.adaptation import Adapted, feature_count
+from zerotumor.annotation import LabelError
+from zerotumor.learning import (
+    EPOCH,
+    FILE,
+    Example,
+    example,
+    fresh,
+    learn,
+    load_version,
+    method_maps,
+    replay,
+    save_version,
+    versions_of,
+)
+from zerotumor.pipeline import encode_scan
+from zerotumor.prompts import parse
+from zerotumor.segmenter import WeightsError, build
+from zerotumor.text import load_text_encoder
+
+TINY = {"channels": [4, 4, 8, 8, 8], "mask_channels": 4, "heads": 2, "patch": 32, "spacing": 4.0}
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    encoder = load_text_encoder()
+    out = build("malenia", {**TINY, "dim": 8, "tokens": 2}).eval()
+    out.bank.fill(encoder)
+    out.encoder, out.weights_sha256 = encoder, "a" * 64
+    return out
+
+
+@pytest.fixture(scope="module")
+def sarcoma(model):
+    return parse("soft tissue sarcoma", encoder=model.encoder)[0]
+
+
+def examples(count, seed=0, offset=2.0):
+    """Places whose third feature tells what they are, and whose answer tells nothing."""
+    generator = torch.Generator().manual_seed(seed)
+    out = []
+    for k in range(count):
+        truth = (torch.rand(4000, generator=generator) < 0.1).float()
+        features = torch.randn(4000, feature_count(2), generator=generator)
+        features[:, 2] += offset * (2 * truth - 1)
+        out.append(Example(features, torch.full((4000,), -2.0), truth, f"scan{k}"))
+    return out
+
+
+def found(adapter, one):
+    with torch.inference_mode():
+        return adapter(one.features, one.said) > 0
+
+
+def dice_of(adapter, one):
+    mask = found(adapter, one)
+    return float(2 * (mask & (one.truth > 0.5)).sum() / (mask.sum() + (one.truth > 0.5).sum()))
+
+
+def test_it_learns_what_two_scans_show_and_a_third_has_it_too(model, sarcoma):
+    *seen, unseen = examples(3)
+    assert dice_of(fresh(model, sarcoma, "CT"), unseen) == 0
+    assert dice_of(learn(model, sarcoma, "CT", seen), unseen) > 0.85
+
+
+def test_replayed_phantoms_hold_it_back(model, sarcoma):
+    """The same sign in phantoms, where it is not the lesion: less is found."""
+    seen = examples(2, offset=0.7)
+    against = [Example(e.features, e.said, torch.zeros_like(e.truth)) for e in examples(6, seed=5, offset=0.7)]
+    free = learn(model, sarcoma, "CT", seen)
+    held = learn(model, sarcoma, "CT", seen, against)
+    wrong = [sum(int(found(a, e).sum()) for e in against) for a in (free, held)]
+    assert wrong[1] < wrong[0]
+
+
+def test_the_same_seed_gives_the_same_adapter_and_leaves_other_randomness_alone(model, sarcoma):
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    one, two = (learn(model, sarcoma, "CT", examples(2), steps=EPOCH, seed=1) for _ in range(2))
+    assert torch.equal(torch.rand(4), expected)
+    for a, b in zip(one.parameters(), two.parameters(), strict=True):
+        assert torch.equal(a, b)
+    other = learn(model, sarcoma, "CT", examples(2), steps=EPOCH, seed=2)
+    assert not torch.equal(one.head[0].weight, other.head[0].weight)
+
+
+def test_a_stopped_run_goes_on_from_its_checkpoint(model, sarcoma, tmp_path):
+    epochs = []
+
+    def stop(k, total):
+        epochs.append(k)
+        if len(epochs) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        learn(model, sarcoma, "CT", examples(2), checkpoints=tmp_path, progress=stop)
+    assert list(tmp_path.glob("checkpoint_epoch=*.pt"))
+    adapter = learn(model, sarcoma, "CT", examples(2), checkpoints=tmp_path, progress=lambda k, total: epochs.append(k))
+    assert epochs[:2] == [1, 2] and epochs[2] > 1 and epochs[-1] == 4 and len(epochs) < 6
+    assert dice_of(adapter, examples(3)[-1]) > 0.85
+
+
+def test_nothing_to_learn_from(model, sarcoma):
+    with pytest.raises(ValueError, match="correct and save at least one scan"):
+        learn(model, sarcoma, "CT", [])
+
+
+def scan(size=(40, 36, 32), seed=0):
+    values = torch.randn((1, *size), generator=torch.Generator().manual_seed(seed)) * 30 + 40
+    values[:, :6] = -1000
+    return MetaTensor(values, affine=np.diag([-3.0, -3.0, 4.0, 1.0]), meta={"modality": "CT"})
+
+
+def test_an_example_has_the_label_where_the_scan_has_it(model, sarcoma):
+    """In another orientation and spacing than the method's."""
+    encoded = encode_scan(model, scan())
+    mask = torch.zeros(40, 36, 32)
+    mask[20:32, 10:22, 8:17] = 1
+    one = example(model, encoded, sarcoma, mask)
+    assert one.features.shape == (len(one.said), feature_count(1 + len(model.evidence)))
+    per_place = (2 * model.spacing) ** 3
+    assert float(one.truth.sum()) * per_place == pytest.approx(float(mask.sum()) * 36, rel=0.15)
+    assert method_maps(model, encoded, sarcoma).shape == (1 + len(model.evidence), *encoded.prepared.shape[1:])
+
+
+def test_a_label_that_would_teach_something_wrong_is_refused(model, sarcoma):
+    encoded = encode_scan(model, scan())
+    for mask in (torch.zeros(40, 36, 32), torch.ones(40, 36, 32), torch.ones(39, 36, 32)):
+        with pytest.raises(LabelError):
+            example(model, encoded, sarcoma, mask)
+
+
+def test_replay_holds_no_lesion_of_the_kind_and_always_the_same(model, sarcoma):
+    some, again = (replay(model, sarcoma, "CT", 3) for _ in range(2))
+    assert [e.name for e in some] == [e.name for e in again] and len({e.name for e in some}) == 3
+    assert all(torch.equal(a.features, b.features) for a, b in zip(some, again, strict=True))
+    assert all(float(e.truth.sum()) == 0 for e in some)
+    anything = parse("tumor", encoder=model.encoder)[0]
+    several = replay(model, anything, "CT", 6)
+    assert any(float(e.truth.sum()) > 0 for e in several[1::2]) and all(float(e.truth.sum()) == 0 for e in several[::2])
+
+
+@pytest.fixture
+def version(model, sarcoma, tmp_path):
+    adapter = learn(model, sarcoma, "CT", examples(2), steps=EPOCH)
+    facts = {"learned_from": {"soft tissue sarcoma CT": ["scan0", "scan1"]}, "refused": {"scan2": "the label is empty"}}
+    return save_version(Adapted(model, [adapter]), tmp_path / "first", method="malenia", **facts), adapter
+
+
+def test_a_version_comes_back_as_it_was(model, version):
+    folder, adapter = version
+    loaded = load_version(model, folder)
+    assert loaded.describe() == [{"prompt": "soft tissue sarcoma", "lesion": "soft tissue sarcoma", "modality": "CT"}]
+    for a, b in zip(loaded.adapters[0].parameters(), adapter.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=2e-3)  # half precision
+    assert loaded.weights_sha256 == json.loads((folder / FILE).with_suffix(".json").read_text())["sha256"]
+    card = (folder / "card.md").read_text()
+    assert "scan0, scan1" in card and "scan2: the label is empty" in card and "soft tissue sarcoma | CT" in card
+
+
+def test_a_version_is_never_overwritten(model, version):
+    folder, adapter = version
+    before = (folder / FILE).read_bytes()
+    with pytest.raises(FileExistsError, match="another name"):
+        save_version(Adapted(model, [adapter]), folder, method="malenia")
+    assert (folder / FILE).read_bytes() == before
+
+
+def test_a_version_of_other_weights_or_a_tampered_one_is_refused(model, version):
+    folder, _ = version
+    model.weights_sha256 = "b" * 64
+    with pytest.raises(WeightsError, match="learned on other weights"):
+        load_version(model, folder)
+    model.weights_sha256 = "a" * 64
+    (folder / FILE).write_bytes((folder / FILE).read_bytes()[:-1] + b"x")
+    with pytest.raises(WeightsError, match="hash differs"):
+        load_version(model, folder)
+
+
+def test_versions_by_age_method_and_weights(model, version, tmp_path):
+    folder, adapter = version
+    record = (folder / FILE).with_suffix(".json")
+    content = json.loads(record.read_text())
+    for name, created, base in (
+        ("older", "2001-01-01 00:00:00", content["base"]),
+        ("other", "2099-01-01 00:00:00", {"method": "malenia", "sha256": "c" * 64}),
+        ("zept", "2099-01-01 00:00:00", {"method": "zept", "sha256": "a" * 64}),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / record.name).write_text(json.dumps({**content, "created": created, "base": base}))
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / record.name).write_text("{")
+    assert versions_of(tmp_path, "malenia") == ["older", "first", "other"]
+    assert versions_of(tmp_path, "malenia", "a" * 64) == ["older", "first"]
+    assert versions_of(tmp_path / "nowhere", "malenia") == []
