@@ -3,25 +3,28 @@
 python scripts/simulate_annotation.py --on sarcoma-mr --out out/sarcoma-mr
 
 Writes curve.csv (a row for every strategy, seed and round), summary.json and curve.png: Dice on the scans that nobody has
-corrected yet, against scans corrected. Sets: sarcoma-ct and sarcoma-mr (real, $ZEROTUMOR_DATA; learned from and tested on
-different patients), phantom-sarcoma. `--correct truth` takes the true mask, `--correct clicks` what a number of simulated
-clicks make of the proposal.
+corrected yet, against scans corrected. --page puts them into a page, too (of an earlier run with --redraw).
+
+Sets: sarcoma-ct and sarcoma-mr (real, $ZEROTUMOR_DATA; learned from and tested on different patients), phantom-sarcoma.
+`--correct truth` takes the true mask, `--correct clicks` what a number of simulated clicks make of the proposal.
 """
 
 from __future__ import annotations
 
 import csv
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "bundle"), str(Path(__file__).resolve().parent)]
 
 import torch
 import typer
 from matplotlib.figure import Figure
+from model_card import replace_between
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -203,9 +206,9 @@ def summary(rows: list[dict], rounds: int) -> dict[str, dict]:
     for name in dict.fromkeys(r["strategy"] for r in rows):
         of = {k: [r for r in rows if r["strategy"] == name and r["scans"] == k] for k in range(rounds + 1)}
         out[name] = {
-            "dice": {k: [round(v, 4) for v in bootstrap([r["dice"] for r in some])] for k, some in of.items()},
+            "dice": {str(k): [round(v, 4) for v in bootstrap([r["dice"] for r in some])] for k, some in of.items()},
             "gain": {
-                k: [round(v, 4) for v in bootstrap([r["dice"] - r["zero_shot"] for r in some])]
+                str(k): [round(v, 4) for v in bootstrap([r["dice"] - r["zero_shot"] for r in some])]
                 for k, some in of.items()
             },
             "clicks": sum(r["clicks"] for r in of[rounds]) / len(of[rounds]),
@@ -218,7 +221,7 @@ def draw(results: dict[str, dict], title: str, path: Path) -> None:
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     for name, result in results.items():
-        scans = list(result["gain"])
+        scans = [int(k) for k in result["gain"]]
         mean, low, high = zip(*result["gain"].values(), strict=True)
         (line,) = axes.plot(scans, mean, marker="o", label=name)
         if name == "random":
@@ -227,6 +230,53 @@ def draw(results: dict[str, dict], title: str, path: Path) -> None:
     axes.set(xlabel="scans corrected", ylabel="Dice gained on scans not corrected yet", title=title)
     axes.legend(fontsize="small")
     write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=120, format="png"))
+
+
+def table_of(facts: dict) -> list[list[str]]:
+    """Header and rows: the gain after each number of scans."""
+    results = facts["strategies"]
+    header = ["strategy", *(f"{k} scans" for k in next(iter(results.values()))["gain"]), "clicks"]
+    rows = [[name, *(f"{v[0]:+.2f} [{v[1]:+.2f}, {v[2]:+.2f}]" for v in r["gain"].values()), f"{r['clicks']:.0f}"]
+            for name, r in results.items()]  # fmt: skip
+    return [header, *rows]
+
+
+def section(facts: dict, picture: str) -> list[str]:
+    """What a page says of a simulation."""
+    header, *rows = table_of(facts)
+    start = next(iter(facts["strategies"].values()))["dice"]["0"][0]
+    lost = facts["forgetting"]
+    lines = [
+        f"### {facts['on']}",
+        "",
+        f"{facts['scans']} scans, corrected by {facts['correct']}; {facts['method']}, weights "
+        f"`{facts['weights_sha256'][:12]}`, zero-shot Dice {start:.2f}; {facts['seeds']} seeds.",
+        "",
+        *("| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)),
+        "",
+        f"![Dice gained against scans corrected]({picture})",
+    ]
+    if lost is not None:
+        lines += ["", f"Forgetting, the largest loss of mean Dice on a seen kind of the test phantoms: {lost:.3f}."]
+    return lines
+
+
+def show(facts: dict, out: Path, page: Path | None) -> None:
+    """Draw the curve, print the table, and put both into a page."""
+    title = f"{facts['on']}, {facts['scans']} scans, corrected by {facts['correct']}"
+    draw(facts["strategies"], title, out / "curve.png")
+    header, *rows = table_of(facts)
+    table = Table(*header, title=f"{facts['on']}: Dice gained over zero-shot on the scans not corrected yet")
+    for cells in rows:
+        table.add_row(*cells)
+    console.print(table)
+    if page is not None:
+        picture = f"images/learning-{facts['on']}.png"
+        draw(facts["strategies"], title, page.parent / picture)
+        marks = [f"<!-- {facts['on']}:{end} -->" for end in ("begin", "end")]
+        text = replace_between(page.read_text(), *marks, section(facts, picture))
+        write_atomically(page, lambda temporary: temporary.write_text(text))
+    console.print(f"everything in {out}")
 
 
 def main(
@@ -242,8 +292,16 @@ def main(
     phantoms: Annotated[int, typer.Option(min=4, help="size of a phantom pool")] = 12,
     replayed: Annotated[int, typer.Option(min=0, help="phantoms beside the labels")] = 8,
     seen: Annotated[int, typer.Option(min=0, help="test phantoms of seen kinds to measure forgetting on")] = 24,
+    page: Annotated[Path | None, typer.Option(help="page whose block on this set is replaced")] = None,
+    redraw: Annotated[bool, typer.Option(help="simulate nothing: show what lies in the folder")] = False,
 ) -> None:
     """Simulate the loop of annotation, and draw what it gains."""
+    if redraw:
+        if not (out / "summary.json").is_file():
+            console.print(f"[red]there is no summary.json in {out}: leave --redraw out")
+            raise typer.Exit(2)
+        show(json.loads((out / "summary.json").read_text()), out, page)
+        return
     unknown = [s for s in strategies.split(",") if s not in STRATEGIES]
     if unknown or correct not in ("truth", "clicks") or on not in SETS:
         console.print(
@@ -271,28 +329,19 @@ def main(
             made, adapter = simulate(setting, strategy, seed)
             rows += made
             adapters += [adapter] if adapter else []
-    results = summary(rows, rounds)
     lost = forgetting(model, adapters[-1:], seen)
+    facts = {
+        "on": on, "method": method, "weights_sha256": model.weights_sha256, "correct": correct, "seeds": seeds,
+        "scans": len(scans), "forgetting": None if lost is None else round(lost, 4),
+        "strategies": summary(rows, rounds),
+    }  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
     with open(out / "curve.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
-    facts = {
-        "on": on, "method": method, "weights_sha256": model.weights_sha256, "correct": correct, "seeds": seeds,
-        "scans": len(scans), "forgetting": None if lost is None else round(lost, 4), "strategies": results,
-    }  # fmt: skip
     write_json(facts, out / "summary.json")
-    draw(results, f"{on}, {len(scans)} scans, corrected by {correct}", out / "curve.png")
-    table = Table(title=f"{on}: Dice gained over zero-shot on the scans not corrected yet")
-    for name in ("strategy", *(f"{k} scans" for k in range(rounds + 1)), "clicks"):
-        table.add_column(name)
-    for name, result in results.items():
-        table.add_row(name, *(f"{v[0]:+.2f}" for v in result["gain"].values()), f"{result['clicks']:.0f}")
-    console.print(table)
-    if lost is not None:
-        console.print(f"largest loss on a seen kind: {lost:.3f}")
-    console.print(f"everything in {out}")
+    show(facts, out, page)
 
 
 if __name__ == "__main__":

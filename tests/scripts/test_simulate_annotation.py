@@ -41,6 +41,15 @@ def test_the_loop_writes_its_curve(tmp_path):
     assert set(found["strategies"]) == {"first", "random"} and found["strategies"]["first"]["gain"]["0"][0] == 0
     assert abs(found["forgetting"]) < 0.02
     assert (tmp_path / "curve.png").stat().st_size > 5000
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- phantom-sarcoma:begin -->\nold\n<!-- phantom-sarcoma:end -->\nafter\n")
+    (tmp_path / "images").mkdir()
+    result = run("--out", tmp_path, "--redraw", "--page", page)
+    assert result.exit_code == 0, result.output
+    text = page.read_text()
+    assert "old" not in text and text.startswith("before") and text.endswith("after\n")
+    assert "| first | +0.00 [+0.00, +0.00] |" in text and "Forgetting" in text
+    assert (tmp_path / "images" / "learning-phantom-sarcoma.png").is_file()
 
 
 def test_what_is_picked_is_never_measured_on_again():
@@ -73,6 +82,7 @@ def test_the_shortcut_answers_as_the_method_does():
         (("--strategies", "wisest"), "choose strategies"),
         (("--correct", "magic"), "truth or clicks"),
         (("--phantoms", 4, "--rounds", 4), "none would be left"),
+        (("--redraw",), "no summary.json"),
     ],
 )
 def test_refusals(tmp_path, arguments, said):
