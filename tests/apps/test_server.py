@@ -2,7 +2,6 @@
 
 import json
 import socket
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote, urlsplit
@@ -255,16 +254,19 @@ def test_a_map_of_doubts_in_place_of_labels(client):
     assert reply["prompts"][0]["doubts"]["reason"]
 
 
-def test_training_makes_a_new_version_beside_the_old(client, server):
-    before = (APP.parents[1] / "bundle" / "models" / "model.pt").read_bytes()
-    options = {"max_epochs": 2, "epoch_length": 1, "train_count": 4, "val_count": 1}
+def test_training_makes_a_new_version_beside_the_old(client, server, studies, tmp_path):
+    weights = APP.parents[1] / "bundle" / "models" / "model.pt"
+    before = weights.read_bytes()
+    nib.save(nib.Nifti1Image(studies[1]["kidney"].astype(np.uint8), AFFINE), tmp_path / "label.nii.gz")
+    client.save_label("kidney", str(tmp_path / "label.nii.gz"), params={"prompt": "kidney cyst"})
+    options = {"prompt": "kidney cyst", "version": "one", "steps": 2, "replayed": 0}
     answer = requests.post(f"{server}/train/tumor?run_sync=true", json=options, timeout=600)
-    assert answer.ok, answer.text
-    assert client.info()["train_stats"]["tumor"]["steps"] == 2
-    assert (APP.parents[1] / "bundle" / "models" / "model.pt").read_bytes() == before
-    refused = requests.post(f"{server}/train/tumor?run_sync=true", json={"max_epochs": -1})
-    assert not refused.ok
-    time.sleep(0.1)
+    assert answer.ok and answer.json()["version"] == "one", answer.text
+    stats = client.info()["train_stats"]["tumor"]["malenia"]
+    assert stats["version"] == "one" and stats["learned_from"] == {"kidney cyst CT": ["kidney"]}
+    assert weights.read_bytes() == before
+    refused = requests.post(f"{server}/train/tumor?run_sync=true", json={"steps": -1})
+    assert refused.status_code == 400 and "steps" in refused.json()["detail"]
 
 
 @pytest.mark.parametrize("image", ["liver", "thigh"])

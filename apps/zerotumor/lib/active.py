@@ -21,6 +21,7 @@ from zerotumor.uncertainty import Uncertainty
 from zerotumor.volumes import read_scan
 
 from .archive import facts_of
+from .engine import LATEST
 from .tumor import Tumor
 
 logger = logging.getLogger(__name__)
@@ -195,10 +196,12 @@ def strategies(tumor: Tumor) -> dict[str, Strategy]:
 
 
 def current(tumor: Tumor, method: str | None = None) -> dict[str, str]:
-    """Hashes of the weights that an answer would be made with now: of the method asked, and of the rest of the committee."""
+    """Hashes of the weights that an answer would be made with now: of the method asked, with what it has learned here, and
+    of the rest of the committee, as they ship."""
     asked = method or tumor.default_method
-    members = [asked, *(m for m in tumor.engine.methods() if m != asked)]
-    return {m: tumor.engine.model(m).weights_sha256 for m in members}
+    others = (m for m in tumor.engine.methods() if m != asked)
+    models = {asked: tumor.engine.model(asked, LATEST), **{m: tumor.engine.model(m) for m in others}}
+    return {m: model.weights_sha256 for m, model in models.items()}
 
 
 def prompt_of(request: dict) -> str:

@@ -25,7 +25,7 @@ from zerotumor.prompts import Prompt, PromptError, parse
 from zerotumor.segmenter import Segmenter
 from zerotumor.transforms import ModalityError
 
-from .engine import STARTER, Engine
+from .engine import LATEST, STARTER, Engine
 from .options import refuse
 
 logger = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class TrainTumor(TrainTask):
         given = request.get("method")
         method = given if isinstance(given, str) and given in self.engine.methods() else self.engine.methods()[0]
         version = options.version or time.strftime("%Y%m%d-%H%M%S")
-        if not NAME.fullmatch(version) or version == STARTER or (self.versions / version).exists():
+        if not NAME.fullmatch(version) or version in (STARTER, LATEST) or (self.versions / version).exists():
             raise refuse(
                 f"{version!r} cannot be the name of a new version: take letters, digits, - and _, and a new name"
             )
@@ -166,7 +166,7 @@ def prompts_of(label: Checked, model: Segmenter) -> list[tuple[int, Prompt]]:
     """
     out = []
     for value, name in label.names.items():
-        if name == LESION:
+        if re.fullmatch(rf"{LESION}( \d+)?", name):  # what `names_of` calls those of which nothing is known
             raise LabelError("nothing says what the label shows: save it with a prompt, or name its segment")
         out.append((value, parse(name, modality=label.modality, encoder=model.encoder)[0]))
     return out
