@@ -147,6 +147,7 @@ class Tumor(InferTask):
             "label_names": answers.names_present(labels, [p.text for p in prompts], numbers),
             "prompt": text,
             "method": options.method,
+            "version": getattr(model, "version", STARTER),
             "modality": encoded.modality,
             "weights_sha256": model.weights_sha256,
             "prompts": entries,
