@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -34,7 +35,7 @@ from zerotumor.transforms import prepare
 from zerotumor.volumes import write_json
 
 SEED = 5_500_000
-THETAS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8)
+THETAS = "0.1,0.15,0.2,0.25,0.3,0.35,0.4,0.45,0.5,0.55,0.6,0.65,0.7,0.75,0.8,0.85,0.9,0.95"
 QUIET = 2 / 3
 """Share of healthy phantoms that must stay quiet: more than the half of a median, since more is found on real scans."""
 EQUAL = 0.005
@@ -60,10 +61,10 @@ def encoded(model: Segmenter, seed: int, **arguments) -> tuple:
     return image, encode_volume(model, image), phantom
 
 
-def measure(model: Segmenter, count: int) -> dict[float, tuple[float, float]]:
+def measure(model: Segmenter, count: int, thetas: Sequence[float]) -> dict[float, tuple[float, float]]:
     """theta -> mean Dice where there is a lesion, share of healthy scans and prompts with under 5 ml."""
-    dices: dict[float, list[float]] = {t: [] for t in THETAS}
-    quiet: dict[float, list[bool]] = {t: [] for t in THETAS}
+    dices: dict[float, list[float]] = {t: [] for t in thetas}
+    quiet: dict[float, list[bool]] = {t: [] for t in thetas}
     for k in range(count):
         category, text = ASKED[k % len(ASKED)]
         modality = ("CT", "MR")[k // len(ASKED) % 2]
@@ -72,7 +73,7 @@ def measure(model: Segmenter, count: int) -> dict[float, tuple[float, float]]:
         blank, blank_features, _ = encoded(
             model, SEED + 100_000 + k, category="healthy", region=region, modality=modality
         )
-        for theta in THETAS:
+        for theta in thetas:
             model.theta = theta
             if phantom.records:
                 mask = (
@@ -83,7 +84,7 @@ def measure(model: Segmenter, count: int) -> dict[float, tuple[float, float]]:
             prompts = parse(HEALTHY[region], modality=modality)
             for mask in segment_volume(model, blank, prompts, features=blank_features).probabilities >= 0.5:
                 quiet[theta].append(milliliters(mask, model.spacing**3 / 1000) < 5)
-    return {t: (float(np.nanmean(dices[t])), float(np.mean(quiet[t]))) for t in THETAS}
+    return {t: (float(np.nanmean(dices[t])), float(np.mean(quiet[t]))) for t in thetas}
 
 
 def main(
@@ -92,8 +93,10 @@ def main(
     / "models"
     / "model.pt",
     count: Annotated[int, typer.Option(help="phantoms with a lesion, and as many without")] = 40,
+    thetas: Annotated[str, typer.Option(help="what to choose from, rising; each takes its time")] = THETAS,
 ) -> None:
     """Calibrate theta and write it to the record."""
+    choices = [float(t) for t in thetas.split(",")]
     path = weights.with_suffix(".json")
     record = json.loads(path.read_text()) if path.is_file() else {}
     try:
@@ -101,9 +104,9 @@ def main(
     except (WeightsError, TextEncoderError) as error:
         console.print(f"[red]{error}")
         raise typer.Exit(2) from None
-    measured = measure(model, count)
-    quiet_enough = [t for t in THETAS if measured[t][1] >= QUIET]
-    best = max(quiet_enough, key=lambda t: (round(measured[t][0] / EQUAL), t), default=THETAS[-1])
+    measured = measure(model, count, choices)
+    quiet_enough = [t for t in choices if measured[t][1] >= QUIET]
+    best = max(quiet_enough, key=lambda t: (round(measured[t][0] / EQUAL), t), default=choices[-1])
     out = Table("theta", "Dice, seen kinds", "healthy under 5 ml")
     for theta, (overlap, silent) in measured.items():
         out.add_row(f"{theta}{' *' if theta == best else ''}", f"{overlap:.3f}", f"{silent:.2f}")

@@ -46,6 +46,20 @@ def test_contract(make):
     assert shown.shape == (2, 1, 32, 32, 32) and shown.amin() == 0 and shown.amax() == pytest.approx(1, abs=1e-4)
 
 
+@torch.no_grad()
+def test_theta_is_what_a_voxel_has_to_reach(make):
+    model, image = make(), torch.rand(1, 2, 32, 32, 32)
+    prompts = parse("liver tumor; anomaly")
+    features = model.encode_image(image)
+    plain = model.segment(features, prompts)
+    middle = float(plain.extras["ungated"][0, 0].median())
+    model.theta = middle
+    strict = model.segment(features, prompts)
+    assert torch.equal(strict.extras["ungated"], plain.extras["ungated"])
+    assert (strict.logits[0, 0] >= 0).float().mean() == pytest.approx(0.5, abs=0.01)
+    assert torch.equal(strict.logits[:, 1], plain.logits[:, 1])  # what is unusual is cut at one half
+
+
 def test_the_papers_size():
     """129.79 million as published, of which 1.11 are in layers that no forward pass calls, and that are left out here."""
     model = ZePT(**PAPER_SIZE)

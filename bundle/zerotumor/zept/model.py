@@ -36,8 +36,8 @@ class ZePT(Segmenter):
         classes: "starter" or "paper", see `classes`. backbone: "residual" (`channels`, `mask_channels`) or "swin"
         (`feature_size`). in_channels: 2, or 1 for the soft-tissue window alone, as in the paper. width: of the tumor
         queries; None for the paper's, that of the coarsest map. heads: of all attention. text_dim: width of the text
-        encoder. spacing: mm of the grid. patch: edge of training patch and window, voxels. theta: score under which a
-        prompt has found nothing. options: see `options.Options`.
+        encoder. spacing: mm of the grid. patch: edge of training patch and window, voxels. theta: probability from
+        which a voxel is painted; of the anomaly prompt, one half. options: see `options.Options`.
 
     Raises:
         ValueError: an argument is not among its choices.
@@ -211,13 +211,14 @@ class ZePT(Segmenter):
         organs = masks_of(features["organ_weights"][:, : self.organs][:, used], features["mask"])
         anomaly = features["anomaly"]
         logits = masks_of(queries, features["mask"]) + self.seen_anomaly(anomaly, organs, hosts[:, used])
+        threshold = torch.logit(logits.new_tensor([self.theta] * len(prompts)))
         for p, prompt in enumerate(prompts):
             if asks_for_anomaly(prompt):
-                logits[:, p] = anomaly[:, 0]
+                logits[:, p], threshold[p] = anomaly[:, 0], 0
         probabilities = logits.sigmoid()
         top = probabilities.flatten(2).topk(min(SCORE_VOXELS, probabilities[0, 0].numel()), dim=2).values
         return Segmentation(
-            logits=logits,
+            logits=logits - threshold[None, :, None, None, None],
             scores=top.mean(2),
             attributes=[self.explain(w) for w in weights],
             extras={"ungated": probabilities, "anomaly": normalize(anomaly, features["limits"][:, LEVELS])},
