@@ -74,7 +74,7 @@ def test_zept_has_its_anomaly(tmp_path, zept):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["--save", "residual"], "zept has no map 'residual' (it has anomaly)"),
+        (["--save", "residual"], "zept has no map 'residual' (it has anomaly, uncertainty)"),
         (["--quality", "best"], "ZePT has no quality 'best': leave --quality out"),
     ],
 )
