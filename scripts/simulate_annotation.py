@@ -34,7 +34,7 @@ from zerotumor.adaptation import Adapted, Adapter
 from zerotumor.annotation import LabelError, check_label
 from zerotumor.clicks import next_click
 from zerotumor.cohorts import SEEN, measured_phantom, measured_phantoms, real_cases, spread
-from zerotumor.learning import Example, example_of, learn, method_maps, replay
+from zerotumor.learning import FEWEST, Example, example_of, learn, method_maps, replay
 from zerotumor.metrics import bootstrap, dice
 from zerotumor.pipeline import EncodedScan, encode_scan, segment_scan, to_grid
 from zerotumor.prompts import Prompt, parse
@@ -181,7 +181,7 @@ def simulate(setting: Setting, strategy: str, seed: int) -> tuple[list[dict], Ad
             refused += 1
         waiting = [s for s in waiting if s.name != picked.name]
         done.append(picked)
-        if examples:
+        if len(examples) >= FEWEST:
             adapter = learn(setting.model, setting.prompt, setting.modality, examples, setting.replayed, seed=seed)
     return rows, adapter
 

@@ -111,9 +111,10 @@ def test_a_stopped_run_goes_on_from_its_checkpoint(model, sarcoma, tmp_path):
     assert dice_of(adapter, examples(3)[-1]) > 0.85
 
 
-def test_nothing_to_learn_from(model, sarcoma):
-    with pytest.raises(ValueError, match="correct and save at least one scan"):
-        learn(model, sarcoma, "CT", [])
+@pytest.mark.parametrize("count", [0, 1])
+def test_too_little_to_learn_from(model, sarcoma, count):
+    with pytest.raises(ValueError, match="correct and save at least 2"):
+        learn(model, sarcoma, "CT", examples(count))
 
 
 def scan(size=(40, 36, 32), seed=0):

@@ -39,6 +39,8 @@ REPLAY_SEED = 6_500_000
 REPLAY_WEIGHT = 0.3
 STEPS, EPOCH = 80, 20
 """Steps of training, and steps between checkpoints."""
+FEWEST = 2
+"""Scans to learn from, at least: what one shows by chance cannot be told from what makes the lesion one."""
 SAMPLES = 2048
 """Places of each scan in one step."""
 FILE = "adapters.pt"
@@ -161,10 +163,12 @@ def learn(
         examples: corrected scans. replayed: phantoms. checkpoints: folder; a run that was stopped goes on from there.
 
     Raises:
-        ValueError: there is no example.
+        ValueError: there are fewer examples than FEWEST.
     """
-    if not examples:
-        raise ValueError(f"there is no label to learn {prompt.text!r} from: correct and save at least one scan")
+    if len(examples) < FEWEST:
+        raise ValueError(
+            f"{len(examples)} scans are too few to learn {prompt.text!r} from: correct and save at least {FEWEST}"
+        )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = _Trained(fresh(model, prompt, modality))

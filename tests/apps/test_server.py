@@ -257,13 +257,14 @@ def test_a_map_of_doubts_in_place_of_labels(client):
 def test_training_makes_a_new_version_beside_the_old(client, server, studies, tmp_path):
     weights = APP.parents[1] / "bundle" / "models" / "model.pt"
     before = weights.read_bytes()
-    nib.save(nib.Nifti1Image(studies[1]["kidney"].astype(np.uint8), AFFINE), tmp_path / "label.nii.gz")
-    client.save_label("kidney", str(tmp_path / "label.nii.gz"), params={"prompt": "kidney cyst"})
-    options = {"prompt": "kidney cyst", "version": "one", "steps": 2, "replayed": 0}
+    for image in ("kidney", "liver"):
+        nib.save(nib.Nifti1Image(studies[1][image].astype(np.uint8), AFFINE), tmp_path / "label.nii.gz")
+        client.save_label(image, str(tmp_path / "label.nii.gz"), params={"prompt": "growth of the abdomen"})
+    options = {"prompt": "growth of the abdomen", "version": "one", "steps": 2, "replayed": 0}
     answer = requests.post(f"{server}/train/tumor?run_sync=true", json=options, timeout=600)
     assert answer.ok and answer.json()["version"] == "one", answer.text
     stats = client.info()["train_stats"]["tumor"]["malenia"]
-    assert stats["version"] == "one" and stats["learned_from"] == {"kidney cyst CT": ["kidney"]}
+    assert stats["version"] == "one" and stats["learned_from"] == {"growth of the abdomen CT": ["kidney", "liver"]}
     assert weights.read_bytes() == before
     refused = requests.post(f"{server}/train/tumor?run_sync=true", json={"steps": -1})
     assert refused.status_code == 400 and "steps" in refused.json()["detail"]

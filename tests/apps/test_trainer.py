@@ -45,6 +45,13 @@ def weights(tmp_path_factory):
 
 
 @pytest.fixture
+def one_is_enough(monkeypatch):
+    """For what does not depend on how many labels there are."""
+    monkeypatch.setattr("lib.trainer.FEWEST", 1)
+    monkeypatch.setattr("zerotumor.learning.FEWEST", 1)
+
+
+@pytest.fixture
 def store(tmp_path):
     """A CT a letter: a bright ball in a noisy body."""
     folder = tmp_path / "studies"
@@ -100,6 +107,16 @@ def test_two_labels_make_a_version_and_the_weights_stay(task, store, weights, tm
     assert not any((tmp_path / "runs").iterdir()), "a run that is done needs nothing to go on from"
 
 
+def test_one_scan_of_a_text_waits_for_another(task, store, tmp_path):
+    for image in "ab":
+        annotate(store, tmp_path, image, prompt="liver tumor")
+    annotate(store, tmp_path, "c", prompt="kidney cyst")
+    reply = task({**OPTIONS, "version": "one"}, store)
+    assert reply["learned_from"] == {"liver tumor CT": ["a", "b"]}
+    assert reply["refused"] == {"c": "1 scan with 'kidney cyst' in CT is too few to learn from: correct another"}
+
+
+@pytest.mark.usefixtures("one_is_enough")
 def test_a_second_training_keeps_what_others_were_learned_for(task, store, tmp_path):
     annotate(store, tmp_path, "a", prompt="liver tumor")
     task({**OPTIONS, "version": "one"}, store)
@@ -115,6 +132,7 @@ def test_a_second_training_keeps_what_others_were_learned_for(task, store, tmp_p
     assert learned(task.engine.model(METHOD, "one")) == {("liver tumor", "CT")}
 
 
+@pytest.mark.usefixtures("one_is_enough")
 def test_scores_go_by_what_was_learned(task, store, tmp_path):
     tumor = Tumor(task.engine, Histories(None))
     before = current(tumor)
@@ -124,6 +142,7 @@ def test_scores_go_by_what_was_learned(task, store, tmp_path):
     assert current(tumor) == {METHOD: task.engine.model(METHOD, "one").weights_sha256} != before
 
 
+@pytest.mark.usefixtures("one_is_enough")
 def test_only_labels_of_a_prompt_that_is_asked_for(task, store, tmp_path):
     annotate(store, tmp_path, "a", prompt="liver tumor")
     annotate(store, tmp_path, "b", prompt="kidney cyst")
@@ -131,6 +150,7 @@ def test_only_labels_of_a_prompt_that_is_asked_for(task, store, tmp_path):
     assert reply["learned_from"] == {"liver tumor CT": ["a"]}
 
 
+@pytest.mark.usefixtures("one_is_enough")
 def test_what_cannot_be_learned_from_is_named_and_the_rest_is_learned(task, store, tmp_path):
     annotate(store, tmp_path, "a", prompt="liver tumor")
     annotate(store, tmp_path, "b", np.zeros(SHAPE), prompt="liver tumor")
@@ -143,6 +163,7 @@ def test_what_cannot_be_learned_from_is_named_and_the_rest_is_learned(task, stor
         assert reply["refused"][image] in (tmp_path / "versions" / "one" / "card.md").read_text()
 
 
+@pytest.mark.usefixtures("one_is_enough")
 def test_segments_without_names_are_no_prompts(task, store, tmp_path):
     two = BALL * np.where(np.arange(32) < 16, 1, 2)
     annotate(store, tmp_path, "a", two, label_info=[{"name": "Segment_1", "idx": 1}, {"name": "Segment_2", "idx": 2}])
@@ -184,6 +205,7 @@ def test_options_that_cannot_be_are_refused(task, store, tmp_path, option, words
     assert error.value.status_code == 400 and not (tmp_path / "versions").exists()
 
 
+@pytest.mark.usefixtures("one_is_enough")
 def test_a_version_is_never_overwritten(task, store, tmp_path):
     annotate(store, tmp_path, "a", prompt="liver tumor")
     task({**OPTIONS, "version": "one"}, store)
@@ -197,6 +219,7 @@ class Stopped(Exception):
     """In the place of a server that is killed."""
 
 
+@pytest.mark.usefixtures("one_is_enough")
 def test_a_run_that_was_stopped_goes_on(task, store, tmp_path, monkeypatch):
     annotate(store, tmp_path, "a", prompt="liver tumor")
     options = {**OPTIONS, "steps": 3 * EPOCH, "version": "one"}
@@ -219,6 +242,7 @@ def test_a_run_that_was_stopped_goes_on(task, store, tmp_path, monkeypatch):
     assert task.engine.latest(METHOD) == "one" and not any((tmp_path / "runs").iterdir())
 
 
+@pytest.mark.usefixtures("one_is_enough")
 def test_another_run_does_not_go_on_from_one_that_was_stopped(task, store, tmp_path, monkeypatch):
     annotate(store, tmp_path, "a", prompt="liver tumor")
     options = {**OPTIONS, "steps": 2 * EPOCH, "version": "one"}
@@ -240,6 +264,7 @@ def test_another_run_does_not_go_on_from_one_that_was_stopped(task, store, tmp_p
     assert epochs == [1, 1, 2], "with another label it is another run"
 
 
+@pytest.mark.usefixtures("one_is_enough")
 def test_versions_of_other_weights_are_not_in_use(task, store, tmp_path):
     annotate(store, tmp_path, "a", prompt="liver tumor")
     task({**OPTIONS, "version": "one"}, store)

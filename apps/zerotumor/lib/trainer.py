@@ -20,7 +20,18 @@ from zerotumor.adaptation import Adapted
 from zerotumor.annotated import LESION, Annotation, Checked, checked
 from zerotumor.annotation import LabelError
 from zerotumor.errors import ScanError
-from zerotumor.learning import FILE, STEPS, Example, example, learn, load_version, replay, save_version, versions_of
+from zerotumor.learning import (
+    FEWEST,
+    FILE,
+    STEPS,
+    Example,
+    example,
+    learn,
+    load_version,
+    replay,
+    save_version,
+    versions_of,
+)
 from zerotumor.prompts import Prompt, PromptError, parse
 from zerotumor.segmenter import Segmenter
 from zerotumor.transforms import ModalityError
@@ -86,6 +97,11 @@ class TrainTumor(TrainTask):
             )
         model = self.engine.model(method)
         groups, refused = self._examples(model, method, options, datastore)
+        few = {key: some for key, some in groups.items() if len(some) < FEWEST}
+        for (prompt, modality), some in few.items():
+            why = f"{len(some)} scan with {prompt.text!r} in {modality} is too few to learn from: correct another"
+            refused |= dict.fromkeys((one.name for one in some), why)
+        groups = {key: some for key, some in groups.items() if key not in few}
         if not groups:
             why = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
             raise refuse(f"there is no label to learn from: correct a scan and save it{f' ({why})' if why else ''}")
