@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import Annotated
@@ -18,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
 import torch
 import typer
+from monai.data import MetaTensor
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -34,19 +36,28 @@ AT = (0, 1, 3, 5, 10)
 console = Console(width=140)
 
 
+def clicked(
+    refiner: Refiner, scan: MetaTensor, modality: str, mask: torch.Tensor, truth: torch.Tensor, clicks: int
+) -> Iterator[torch.Tensor]:
+    """The mask (X, Y, Z) after 1, 2, ... clicks into the largest mistake, until nothing is wrong any more."""
+    spacing = torch.linalg.vector_norm(torch.as_tensor(scan.affine)[:3, :3], dim=0).tolist()
+    made = []
+    for _ in range(clicks):
+        click = next_click(mask, truth, spacing)
+        if click is None:
+            return
+        made.append(click)
+        mask = refiner.update(scan, modality, mask, made)
+        yield mask
+
+
 def annotate(
     refiner: Refiner, scan, modality: str, mask: torch.Tensor, truth: torch.Tensor, clicks: int
 ) -> list[float]:
     """Dice after 0, 1, ... clicks; once nothing is wrong any more, it stays."""
-    spacing = torch.linalg.vector_norm(torch.as_tensor(scan.affine)[:3, :3], dim=0).tolist()
-    made, values = [], [float(dice(mask, truth))]
-    for _ in range(clicks):
-        click = next_click(mask, truth, spacing)
-        if click is not None:
-            made.append(click)
-            mask = refiner.update(scan, modality, mask, made)
-        values.append(float(dice(mask, truth)))
-    return values
+    masks = [mask, *clicked(refiner, scan, modality, mask, truth, clicks)]
+    values = [float(dice(m, truth)) for m in masks]
+    return values + values[-1:] * (clicks + 1 - len(values))
 
 
 def evaluate_case(case: Case, model: Segmenter, refiner: Refiner) -> list[dict]:

@@ -23,6 +23,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "bundle"), str(Path(__
 
 import torch
 import typer
+from evaluate_clicks import clicked
 from matplotlib.figure import Figure
 from model_card import replace_between
 from rich.console import Console
@@ -32,7 +33,6 @@ from torch import Tensor
 
 from zerotumor.adaptation import Adapted, Adapter
 from zerotumor.annotation import LabelError, check_label
-from zerotumor.clicks import next_click
 from zerotumor.cohorts import SEEN, measured_phantom, measured_phantoms, real_cases, spread
 from zerotumor.learning import FEWEST, Example, example_of, learn, method_maps, replay
 from zerotumor.metrics import bootstrap, dice
@@ -101,16 +101,8 @@ def corrected(scan: Scan, proposal: Tensor, refiner: Refiner | None, modality: s
     """The label that an annotator saves, (X, Y, Z) bool, and the clicks that it took: the truth is drawn by hand."""
     if refiner is None:
         return scan.truth, 0
-    image = scan.encoded.scan
-    spacing = torch.linalg.vector_norm(torch.as_tensor(image.affine)[:3, :3], dim=0).tolist()
-    mask, given = proposal, []
-    for _ in range(clicks):
-        click = next_click(mask, scan.truth, spacing)
-        if click is None:
-            break
-        given.append(click)
-        mask = refiner.update(image, modality, mask, given)
-    return mask, len(given)
+    masks = [proposal, *clicked(refiner, scan.encoded.scan, modality, proposal, scan.truth, clicks)]
+    return masks[-1], len(masks) - 1
 
 
 @dataclass

@@ -198,11 +198,13 @@ class Adapted(Segmenter):
 
     def best(self, prompt: Prompt, modality: str) -> tuple[Adapter | None, float]:
         """The adapter that has most to say about a prompt, and how much; (None, 0) if there is none."""
+        if not self.adapters:
+            return None, 0.0
         embedding = None
         if self.encoder is not None and not prompt.lesion:
             embedding = self.encoder.encode([prompt.text])[0]
         shares = [a.share(prompt, modality, embedding) for a in self.adapters]
-        if not shares or max(shares) <= 0:
+        if max(shares) <= 0:
             return None, 0.0
         k = shares.index(max(shares))
         return self.adapters[k], shares[k]

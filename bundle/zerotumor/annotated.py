@@ -20,7 +20,7 @@ from .annotation import LabelError, check_label
 from .errors import ScanError
 from .prompts import PromptError, parse
 from .transforms import MODALITIES, ModalityError, decide_modality
-from .volumes import read_scan, write_atomically, write_mask, write_scan
+from .volumes import read_scan, write_json, write_mask, write_scan
 
 INDEX = "datastore_v2.json"
 LESION = "lesion"
@@ -224,9 +224,3 @@ def named(cases: Sequence[Checked]) -> Iterator[tuple[str, Checked]]:
             name += "-b"
         used.add(name)
         yield name, case
-
-
-def write_json(content: dict, path: Path) -> None:
-    """A dictionary as a file, atomically."""
-    text = json.dumps(content, indent=1) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text))

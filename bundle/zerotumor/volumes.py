@@ -212,6 +212,4 @@ def write_scan(scan: MetaTensor, path: Path) -> None:
     values = np.asarray(scan.as_tensor()[0])
     if np.abs(values).max() < 32768 and np.array_equal(values, values.round()):
         values = values.astype(np.int16)
-    image = nib.Nifti1Image(values, np.asarray(scan.affine, dtype=np.float64))
-    image.header.set_xyzt_units("mm")
-    write_atomically(Path(path), lambda temporary: nib.save(image, temporary))
+    write_nifti(values, scan.affine, path)

@@ -219,21 +219,27 @@ class Stopped(Exception):
     """In the place of a server that is killed."""
 
 
-@pytest.mark.usefixtures("one_is_enough")
-def test_a_run_that_was_stopped_goes_on(task, store, tmp_path, monkeypatch):
-    annotate(store, tmp_path, "a", prompt="liver tumor")
-    options = {**OPTIONS, "steps": 3 * EPOCH, "version": "one"}
-    epochs = []
+@pytest.fixture
+def epochs(monkeypatch):
+    """Epochs that were learned, (k, of how many); the first run is stopped after its first."""
+    seen = []
 
     def watched(*args, **options):
         def progress(k, total):
-            epochs.append((k, total))
-            if len(epochs) == 1:
+            seen.append((k, total))
+            if len(seen) == 1:
                 raise Stopped
 
         return learn(*args, **{**options, "progress": progress})
 
     monkeypatch.setattr(trainer, "learn", watched)
+    return seen
+
+
+@pytest.mark.usefixtures("one_is_enough")
+def test_a_run_that_was_stopped_goes_on(task, store, tmp_path, epochs):
+    annotate(store, tmp_path, "a", prompt="liver tumor")
+    options = {**OPTIONS, "steps": 3 * EPOCH, "version": "one"}
     with pytest.raises(Stopped):
         task(options, store)
     assert not (tmp_path / "versions").exists() and any((tmp_path / "runs").rglob("*.pt"))
@@ -243,25 +249,14 @@ def test_a_run_that_was_stopped_goes_on(task, store, tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("one_is_enough")
-def test_another_run_does_not_go_on_from_one_that_was_stopped(task, store, tmp_path, monkeypatch):
+def test_another_run_does_not_go_on_from_one_that_was_stopped(task, store, tmp_path, epochs):
     annotate(store, tmp_path, "a", prompt="liver tumor")
     options = {**OPTIONS, "steps": 2 * EPOCH, "version": "one"}
-    epochs = []
-
-    def watched(*args, **options):
-        def progress(k, total):
-            epochs.append(k)
-            if len(epochs) == 1:
-                raise Stopped
-
-        return learn(*args, **{**options, "progress": progress})
-
-    monkeypatch.setattr(trainer, "learn", watched)
     with pytest.raises(Stopped):
         task(options, store)
     annotate(store, tmp_path, "b", prompt="liver tumor")
     task(options, store)
-    assert epochs == [1, 1, 2], "with another label it is another run"
+    assert epochs == [(1, 2), (1, 2), (2, 2)], "with another label it is another run"
 
 
 @pytest.mark.usefixtures("one_is_enough")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import HTTPException
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
@@ -23,6 +23,8 @@ def _first(value: Any) -> Any:
 
 Choice = Annotated[str, BeforeValidator(_first)]
 Index = tuple[int, int, int]
+
+Kind = TypeVar("Kind", bound=BaseModel)
 
 
 class Options(BaseModel):
@@ -124,7 +126,7 @@ def refuse(message: str, status: int = 400) -> HTTPException:
     return HTTPException(status_code=status, detail=message)
 
 
-def checked(kind: type[Options], request: dict) -> Options:
+def checked(kind: type[Kind], request: dict) -> Kind:
     """The options of a request.
 
     Raises:

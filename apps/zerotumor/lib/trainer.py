@@ -14,7 +14,7 @@ from pathlib import Path
 from fastapi import HTTPException
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.train import TrainTask
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from zerotumor.adaptation import Adapted
 from zerotumor.annotated import LESION, Annotation, Checked, checked
@@ -27,7 +27,6 @@ from zerotumor.learning import (
     Example,
     example,
     learn,
-    load_version,
     replay,
     save_version,
     versions_of,
@@ -37,6 +36,7 @@ from zerotumor.segmenter import Segmenter
 from zerotumor.transforms import ModalityError
 
 from .engine import LATEST, STARTER, Engine
+from .options import checked as checked_options
 from .options import refuse
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class TrainTumor(TrainTask):
         Raises:
             HTTPException: an option is out of range, or no label can be learned from.
         """
-        options = _checked(request)
+        options = checked_options(TrainOptions, request)
         given = request.get("method")
         method = given if isinstance(given, str) and given in self.engine.methods() else self.engine.methods()[0]
         version = options.version or time.strftime("%Y%m%d-%H%M%S")
@@ -106,7 +106,7 @@ class TrainTumor(TrainTask):
             why = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
             raise refuse(f"there is no label to learn from: correct a scan and save it{f' ({why})' if why else ''}")
         before = self.engine.latest(method)
-        old = [] if before == STARTER else list(load_version(model, self.versions / before).adapters)
+        old = [] if before == STARTER else list(self.engine.model(method, before).adapters)
         learned = dict(_facts(self.versions / before).get("learned_from", {})) if old else {}
         adapters = {(a.learned.prompt, a.learned.modality): a for a in old}
         key = self._key(model, options, groups)
@@ -190,12 +190,3 @@ def prompts_of(label: Checked, model: Segmenter) -> list[tuple[int, Prompt]]:
 
 def _facts(version: Path) -> dict:
     return json.loads((version / FILE).with_suffix(".json").read_text())
-
-
-def _checked(request: dict) -> TrainOptions:
-    known = {k: v for k, v in request.items() if k in TrainOptions.model_fields and v is not None}
-    try:
-        return TrainOptions.model_validate(known)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise refuse(f"the option {first['loc'][0]} cannot be used: {first['msg']}") from None
