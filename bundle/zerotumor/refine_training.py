@@ -23,14 +23,14 @@ ERASE, SPILL = 0.35, 0.35
 
 
 def lesion_datalist(count: int, start: int = 0, difficulty: tuple[float, float] = (0.2, 1.0)) -> list[dict]:
-    """One record a phantom, all with a lesion of a seen kind; voxel sizes run from 2 to 5 mm."""
+    """One record a phantom, all with a lesion of a seen kind; voxel sizes run from 1.4 to 4 mm, as those of windows do."""
     low, high = difficulty
     kinds = list(SEEN_WEIGHTS)
     return [
         {
             "seed": s,
             "difficulty": low + (high - low) * (s * 0.618034 % 1),
-            "spacing": 2 + 3 * (s * 0.754878 % 1),
+            "spacing": 1.4 + 2.6 * (s * 0.754878 % 1),
             "category": kinds[(s * 7) % len(kinds)] if s % 2 else "abstract lesion",
         }
         for s in range(start, start + count)

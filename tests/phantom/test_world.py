@@ -5,6 +5,7 @@ import torch
 
 from zerotumor.phantom import BODIES, PhantomError, generate
 from zerotumor.phantom.anatomy import CONTRASTS
+from zerotumor.phantom.geometry import grid, pushed
 from zerotumor.phantom.world import seen_categories
 from zerotumor.vocabulary import ATTRIBUTES, LESIONS, ORGANS
 
@@ -92,7 +93,13 @@ def test_brightness_is_what_the_record_says(density, sign):
     seen = 0
     for seed in range(40):
         phantom = generate(
-            seed, category="abstract lesion", modality="CT", difficulty=0.0, shape=(32, 32, 32), spacing=4.0
+            seed,
+            region="abstract",
+            category="abstract lesion",
+            modality="CT",
+            difficulty=0.0,
+            shape=(32,) * 3,
+            spacing=4.0,
         )
         for record in phantom.records:
             mask = phantom.lesions == record.instance
@@ -106,6 +113,24 @@ def test_brightness_is_what_the_record_says(density, sign):
         if seen >= 3:
             break
     assert seen >= 1
+
+
+def test_pushed_points_come_from_nearer_the_center_and_never_fold():
+    points = grid((41, 3, 3), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+    bent = pushed(points, [0.0, 0.0, 0.0], 8.0, 0.8)
+    line = bent[0, :, 1, 1]
+    assert (line.diff() > 0).all() and torch.allclose(line[[0, -1]], points[0, [0, -1], 1, 1], atol=0.5)
+    assert float(line[28]) < 0.65 * 8 and torch.equal(bent[:, 20, 1, 1], points[:, 20, 1, 1])
+
+
+def test_a_mass_bulges_in_the_healthy_twin_too():
+    """What a lesion pushed away stays away in the twin: they differ in the lesion alone."""
+    for seed in range(6):
+        phantom = generate(seed, region="limb", category="soft tissue sarcoma", modality="CT", difficulty=0.0,
+                           shape=(32,) * 3, spacing=5.0)  # fmt: skip
+        change = (phantom.image - phantom.healthy).abs()[0]
+        around = torch.nn.functional.max_pool3d((phantom.lesions > 0).float()[None], 9, 1, 4)[0, 0] > 0
+        assert float((change[~around] > 8).float().mean()) < 2e-3
 
 
 def test_contrast_agent_is_recorded_from_the_scan():

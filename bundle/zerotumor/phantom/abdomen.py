@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from .anatomy import Anatomy
-from .geometry import Draw, Noise, ellipsoid, threads, tube, wander
+from .geometry import Draw, Noise, distance_to, ellipsoid, threads, tube, wander
 from .trunk import Trunk, bowel, draw_loop, hollow, jitter, solid
 
 
@@ -34,7 +34,9 @@ class Abdomen:
             center = jitter(draw, [side * 66 * sx, t.spine_y + 4, -12 - 8 * side], 6)
             size = draw.uniform(0.85, 1.15)
             radii = [27 * size, 24 * size, 52 * size]
-            self.kidneys.append((side, center, radii, draw.rotation(0.3)))
+            sinus = draw.uniform(0.45, 1.15)
+            stones = [jitter(draw, center, 12) for _ in range(draw.choice((0, 0, 0, 0, 1, 3)))]
+            self.kidneys.append((side, center, radii, draw.rotation(0.3), sinus, stones))
         self.pancreas = [
             jitter(draw, p, 5)
             for p in ([34, 12 * sy, -18], [28, 18 * sy, 2], [0, 20 * sy, 12], [-40 * sx, 2, 26], [-80 * sx, -22, 40])
@@ -133,7 +135,7 @@ class Abdomen:
         anatomy.paint(bladder < 0, "bile", "gallbladder")
 
     def _kidney(self, anatomy: Anatomy, p: Tensor, fine: Tensor, kidney: tuple) -> None:
-        side, center, radii, rotation = kidney
+        side, center, radii, rotation, sinus, stones = kidney
         distance = ellipsoid(p, center, radii, rotation)
         name = "right kidney" if side > 0 else "left kidney"
         inside = distance < 0
@@ -143,10 +145,15 @@ class Abdomen:
         deep = distance + fine[1] * 2.5
         anatomy.paint(inside & (deep < -6.5), "kidney medulla", name)
         # The sinus opens towards the midline: fat with the pelvis in it.
-        hilum = ellipsoid(p, [center[0] - side * 13, center[1] + 3, center[2]], [15, 9, 22]) + fine[2] * 1.5
+        hilum = (
+            ellipsoid(p, [center[0] - side * 13, center[1] + 3, center[2]], [r * sinus for r in (15, 9, 22)])
+            + fine[2] * 1.5
+        )
         anatomy.paint((hilum < 0) & (distance < 3), "fat")
-        pelvis = ellipsoid(p, [center[0] - side * 12, center[1] + 3, center[2]], [9, 5, 12])
+        pelvis = ellipsoid(p, [center[0] - side * 12, center[1] + 3, center[2]], [r * sinus for r in (9, 5, 12)])
         anatomy.paint((pelvis < 0) & (distance < 4), "urine")
+        for stone in stones:
+            anatomy.paint(inside & (distance_to(p, stone) < 3.5), "stone", name)
         line = [
             [center[0] - side * 10, center[1] + 6, center[2] + 4],
             [side * 16, self.trunk.spine_y + 26, center[2] + 10],

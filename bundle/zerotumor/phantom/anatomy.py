@@ -66,6 +66,7 @@ _TISSUES = [
     _t("heart muscle", "45 90 105", ".4 .32 .34 .7", 4),
     _t("esophagus", "38 60 70", ".4 .4 .4 .55", 6),
     _t("adrenal", "28 65 70", ".42 .42 .42 .6", 4),
+    _t("stone", "600 600 600", ".06 .05 .05 .07", 15),
     _t("table", "-150 -150 -150", ".0 .0 .0 .0", 10),
 ] + [_t(f"abstract {k}", "0 0 0", "0 0 0 0", 6) for k in range(1, 13)]
 TISSUES: dict[str, int] = {tissue.name: index for index, tissue in enumerate(_TISSUES)}
@@ -115,6 +116,8 @@ def tissue_means(draw: Draw, modality: str, contrast: str) -> Tensor:
         spread[TISSUES["air"]] = 0
         means = means + draw.field((len(means),)).cpu() * spread
         abstract = torch.tensor([draw.uniform(-120, 180) for _ in range(12)])
+        if contrast == "portal" and draw.chance(0.15):  # already in the bladder
+            means[TISSUES["urine"]] += draw.uniform(60, 400)
         means[TISSUES["bowel content"]] += draw.choice((0.0, 0.0, 150.0, 300.0))  # oral contrast in some
     else:
         means = torch.tensor([t.mr[phase] for t in _TISSUES])

@@ -131,6 +131,17 @@ def box_around(points: Tensor, low: Sequence[float], high: Sequence[float]) -> t
     return tuple(box)
 
 
+def pushed(points: Tensor, center: Sequence[float], radius: float, strength: float) -> Tensor:
+    """Where what lies at points (3, X, Y, Z) lay before a mass of `radius` mm grew at `center` and pushed it away.
+
+    Every point comes from nearer the center, by a share that is `strength` (0 to 1) there and fades around the mass, so that
+    planes of fat and contours of organs bulge around it and nothing folds over.
+    """
+    offset = points - column(center, points)
+    share = strength * torch.exp(-0.6 * (length(offset) / radius).square())
+    return points - share * offset
+
+
 def rotate(points: Tensor, rotation: Tensor) -> Tensor:
     return torch.einsum("ij,jxyz->ixyz", rotation, points)
 

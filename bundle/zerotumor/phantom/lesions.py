@@ -23,6 +23,8 @@ DIAMETERS = {  # mm, smallest and largest
     "ovarian tumor": (25, 110), "ovarian cyst": (20, 90), "uterine fibroid": (18, 90), "prostate tumor": (8, 32),
     "adrenal tumor": (16, 80), "adrenal adenoma": (10, 35), "thyroid nodule": (8, 35), "bone tumor": (14, 75),
 }  # fmt: skip
+STREAKED = ("muscle", "fat")
+"""Hosts with planes of fat and fascia: a smooth mass of their own brightness shows where these are missing."""
 MULTIPLE = (
     "liver tumor",
     "liver metastasis",
@@ -62,7 +64,7 @@ def draw_attributes(draw: Draw, lesion: Lesion, host: str, modality: str, contra
         shares = MR_DENSITY[contrast][fluid]
         if lesion.name != "abstract lesion":
             values["density"] = draw.choice(list(shares), list(shares.values()))
-    if values["density"] == "isodense" and values["specific"] == "none":
+    if values["density"] == "isodense" and values["specific"] == "none" and not (host in STREAKED and draw.chance(0.7)):
         values["density_variation"] = "heterogeneous"  # a lesion that differs in nothing cannot be seen, nor learned
     values["enhancement"] = "contrast-enhanced" if contrast in ENHANCED else "non-contrast"
     if values["specific"] == "rim" and contrast not in ENHANCED and lesion.name != "abstract lesion":
@@ -111,13 +113,13 @@ def target_value(draw: Draw, density: str, level: float, modality: str, fluid: b
     if modality == "CT":
         if fluid:
             return draw.uniform(-5, 22)
-        step = {"hypodense": -draw.uniform(16, 60), "hyperdense": draw.uniform(16, 70)}.get(
+        step = {"hypodense": -draw.uniform(12, 60), "hyperdense": draw.uniform(10, 65)}.get(
             density, draw.uniform(-5, 5)
         )
         return level + step * clear
     factor = {
         "hypodense": 1 / (1 + draw.uniform(0.25, 1.4) * clear),
-        "hyperdense": 1 + draw.uniform(0.25, 1.1) * clear,
+        "hyperdense": 1 + draw.uniform(0.12, 1.1) * clear,
     }.get(density, draw.uniform(0.95, 1.05))
     return max(level, 0.12) * factor
 
@@ -195,6 +197,10 @@ def insert(
     clear = 1.9 - 1.1 * difficulty
     value = target_value(draw, attributes["density"], level, modality, fluid, clear)
     values = paint_values(draw, points, distance, shape, attributes, value, modality, value - level)
+    if shape.radius > 8 and draw.chance(0.25):  # a capsule, or a rim of compressed fat, just outside
+        shell = torch.exp(-(((distance - 0.8) / 1.2) ** 2)) * (distance < 3) * allowed
+        rim = level + draw.choice((-60.0, -25.0)) if modality == "CT" else level * draw.choice((0.45, 0.7, 1.7))
+        means_map = means_map * (1 - shell) + rim * shell
     return means_map * (1 - alpha) + values * alpha, alpha > 0.5, attributes
 
 

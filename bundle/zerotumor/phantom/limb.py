@@ -32,6 +32,9 @@ class Limb:
         self.bones = self._bones(draw)
         self.vessels = self._vessels(draw)
         self.strands = draw.uniform(0.03, 0.1)
+        self.streaks, self.marbling = Noise(draw, draw.uniform(7, 14), 2), draw.uniform(0, 0.4)
+        other = draw.choice((-1, 0, 1))  # side on which the other limb is in the picture; 0: it is not
+        self.middle = other * (self.rx + draw.uniform(3, 25))
 
     def _sites(self, draw: Draw) -> Tensor:
         """Centers of muscles: well apart in the section, drawn out along the limb."""
@@ -66,6 +69,10 @@ class Limb:
 
     def evaluate(self, points: Tensor) -> Anatomy:
         """See `anatomy.Body`."""
+        if self.middle:  # the other limb is this one, mirrored
+            x = points[0]
+            beyond = x > self.middle if self.middle > 0 else x < self.middle
+            points = torch.stack([torch.where(beyond, 2 * self.middle - x, x), points[1], points[2]])
         wide, fine = self.warp(points), self.fine(points)
         p = points + wide * self.warp_mm + fine * 0.8
         p = torch.stack([p[0] - self.slant[0] * p[2], p[1] - self.slant[1] * p[2], p[2]])
@@ -83,6 +90,8 @@ class Limb:
         anatomy.paint((inside < 1.5) & (inside > 0), "fascia", "fat")
         anatomy.paint(inside < 0, "fat", "fat")
         anatomy.paint(muscle, "muscle", "muscle")
+        fat = self.streaks(torch.stack([points[0], points[1], points[2] * 0.2]))
+        anatomy.paint(muscle & threads(fat[0], fat[1], self.marbling), "fat", "muscle")  # streaks along the fibers
         for kind, line, radius in self.vessels:
             distance = tube(p, line, radius)
             anatomy.paint((distance < 3) & (inside < 0), "fat", "fat")

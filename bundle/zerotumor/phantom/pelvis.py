@@ -22,8 +22,8 @@ class Pelvis:
         sx = t.rx / 160
         self.female = draw.chance(0.5)
         self.fine = Noise(draw, 16, 2)
-        full = draw.uniform(0.6, 1.3)
-        self.bladder = (jitter(draw, [0, 30, -25], 4), [38 * full, 28 * full, 26 * full])
+        full = draw.uniform(0.45, 1.7)
+        self.bladder = (jitter(draw, [0, 30, -25], 4), [38 * full, 28 * min(full, 1.4), 26 * full])
         self.prostate = (
             jitter(draw, [0, 18, -62], 3),
             [draw.uniform(18, 28), draw.uniform(14, 20), draw.uniform(16, 24)],

@@ -13,7 +13,7 @@ from .abdomen import Abdomen
 from .abstract import Abstract
 from .anatomy import CONTRASTS, TISSUES, Anatomy, Body, tissue_means
 from .chest import Chest
-from .geometry import Draw, distance_to, grid
+from .geometry import Draw, distance_to, grid, pushed
 from .head import Head
 from .imaging import Scanner
 from .lesions import MULTIPLE, NOT_TISSUE, LesionRecord, diameter_of, insert
@@ -21,12 +21,17 @@ from .limb import Limb
 from .pelvis import Pelvis
 
 BODIES: dict[str, type] = {b.region: b for b in (Limb, Abdomen, Chest, Head, Pelvis, Abstract)}
-SEEN_WEIGHTS = {"liver tumor": 0.2, "kidney tumor": 0.15, "kidney cyst": 0.15, "abstract lesion": 0.5}
-HEALTHY_REGIONS = {"limb": 0.22, "abdomen": 0.25, "chest": 0.15, "head": 0.15, "pelvis": 0.13, "abstract": 0.1}
-ABSTRACT_REGIONS = {"abstract": 0.28, "limb": 0.22, "abdomen": 0.16, "chest": 0.1, "head": 0.13, "pelvis": 0.11}
+SEEN_WEIGHTS = {"liver tumor": 0.16, "kidney tumor": 0.11, "kidney cyst": 0.11, "abstract lesion": 0.62}
+HEALTHY_REGIONS = {"limb": 0.2, "abdomen": 0.28, "chest": 0.16, "head": 0.14, "pelvis": 0.18, "abstract": 0.04}
+ABSTRACT_REGIONS = {"abstract": 0.08, "limb": 0.24, "abdomen": 0.22, "chest": 0.18, "head": 0.16, "pelvis": 0.12}
 """Where abstract lesions lie: in imaginary bodies, and anywhere in a real one, whatever organs are there. Without the
 latter a network learns that an organ of an unseen kind never holds anything unusual."""
 P_HEALTHY = 0.25
+BY_ORGAN = 0.55
+"""How often a healthy scan, or a lesion that lies anywhere, is centered on an organ, each as likely as the next. Else any
+voxel of the body will do, and most of a body is fat and muscle."""
+P_PUSHED = 0.5
+"""How often a lesion has pushed away what was there; the healthy twin has the same bulges."""
 COARSE_MM = 12.0
 WIDEST = 0.62
 """Largest diameter of a lesion as a share of the body's width: there is always a body around it."""
@@ -129,17 +134,19 @@ def _scan(
     body, places, room = _subject(draw, region, category)
     center = _center(draw, places[0], shape, spacing, healthy=category == "healthy")
     points = grid(shape, spacing, center, draw.device)
-    anatomy = body.evaluate(points)
+    sizes = [] if category == "healthy" else _sizes(draw, body, category, room, difficulty, len(places))
+    bent = points
+    if sizes and sizes[0] > 15 and draw.chance(P_PUSHED):
+        bent = pushed(points, places[0], sizes[0] / 2, draw.uniform(0.3, 0.8))
+    anatomy = body.evaluate(bent)
     if modality == "CT" and region != "head" and draw.chance(0.5):
         _table(draw, anatomy, points, body.extent[1])
     means = tissue_means(draw, modality, contrast).to(draw.device)
     scanner = Scanner(draw, modality, points, spacing, anatomy.tissue)
     healthy = means[anatomy.tissue.long()]
     sick, instances, records = healthy, torch.zeros_like(anatomy.organs), []
-    for k, place in enumerate(places if category != "healthy" else []):
+    for place, size in zip(places[: len(sizes)], sizes, strict=True):
         host, host_index = _host(anatomy, points, place, category)
-        size = diameter_of(draw, category, room, difficulty) * (1.0 if k == 0 else draw.uniform(0.35, 0.8))
-        size = min(size, WIDEST * 2 * min(body.extent[:2]))
         changed, mask, attributes = insert(
             draw, points, sick, means, anatomy.tissue, anatomy.organs, host, host_index, category, place, size,
             modality, contrast, difficulty,
@@ -162,6 +169,13 @@ def _scan(
         spacing=spacing,
         seed=seed,
     )
+
+
+def _sizes(draw: Draw, body: Body, category: str, room: float, difficulty: float, count: int) -> list[float]:
+    """Diameters in mm of a scan's lesions; the first is the largest in most."""
+    widest = WIDEST * 2 * min(body.extent[:2])
+    shares = [1.0] + [draw.uniform(0.35, 0.8) for _ in range(count - 1)]
+    return [min(diameter_of(draw, category, room, difficulty) * s, widest) for s in shares]
 
 
 def _subject(draw: Draw, region: str, category: str) -> tuple[Body, list[list[float]], float]:
@@ -194,6 +208,11 @@ def _places(draw: Draw, body: Body, category: str) -> tuple[list[list[float]], f
         possible = torch.isin(anatomy.organs, torch.tensor(indices, dtype=torch.uint8, device=draw.device))
         if not possible.any() and category in ("lymph node metastasis", "mediastinal mass"):
             possible = anatomy.organs == ORGANS["fat"].index
+    if (category == "healthy" or body.region in _anywhere(category)) and draw.chance(BY_ORGAN):
+        present = anatomy.organs[possible].unique()
+        present = present[present > 0].tolist()
+        if present:
+            possible &= anatomy.organs == draw.choice(present)
     candidates = possible.nonzero()
     if not len(candidates):
         if category == "healthy":
