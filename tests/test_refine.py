@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
+from monai.transforms import SpatialResample
+from scipy.spatial.transform import Rotation
 from torch import nn
 
 from zerotumor.clicks import Click
@@ -15,6 +17,7 @@ from zerotumor.refine import (
     asked_for,
     check_clicks,
     honour,
+    paste,
     to_voxels,
     touched,
     window_affine,
@@ -56,6 +59,23 @@ def test_a_click_lands_where_it_was_made_in_all_48_orientations(axes, signs):
     window, _ = window_affine(scan.affine, torch.zeros(ball.shape), [Click((22, 9, 17), True)], 2.0)
     mm = window @ torch.tensor([*to_voxels([Click((22, 9, 17), True)], scan.affine, window)[0], 1.0]).double()
     assert torch.allclose(mm, torch.from_numpy(affine @ [22, 9, 17, 1]))
+
+
+@pytest.mark.parametrize("corner", [(-14.0, -25.0, 48.0), (-30.0, -20.0, 80.0), (-300.0, 0.0, 0.0)])
+def test_pasting_a_window_is_resampling_it_onto_the_whole_scan(corner):
+    """Only the part that the window reaches is computed: the rest must not tell, on an oblique scan either."""
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_euler("xyz", [25, -40, 70], degrees=True).as_matrix() @ np.diag([1.5, 2.0, 3.0])
+    scan, ball = scan_of(affine)
+    window = torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0], dtype=torch.float64))
+    window[:3, 3] = torch.tensor(corner)
+    probability = torch.rand(16, 16, 16, generator=torch.Generator().manual_seed(0))
+    maps = MetaTensor(torch.stack([probability, torch.ones_like(probability)]), affine=window)
+    resample = SpatialResample(mode="bilinear", padding_mode="zeros", dtype=torch.float32)
+    whole = resample(maps, dst_affine=scan.affine, spatial_size=ball.shape).as_tensor()
+    expected = torch.where(whole[1] > 0.99, whole[0] >= 0.5, ball)
+    assert torch.equal(paste(ball, probability, window, scan, 0.5), expected)
+    assert torch.equal(expected, ball) == (corner[0] < -200)
 
 
 class Says(nn.Module):

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import SpatialResample
+from monai.transforms.utils import generate_spatial_bounding_box
 from scipy.ndimage import generate_binary_structure
 from scipy.ndimage import label as connected_components
 from torch import Tensor, nn
@@ -102,7 +103,7 @@ class Refiner:
             rim[2:-2, 2:-2, 2:-2] = 0
             if spacing == SPACINGS[-1] or float(rim.max()) < self.threshold:
                 break  # else the lesion runs out of the window: look again from farther away
-        new = paste(mask, probability >= self.threshold, probability, affine, scan, self.threshold)
+        new = paste(mask, probability, affine, scan, self.threshold)
         if len(clicks) > 1:  # the first click asks for a lesion, later ones for a change where they are
             new = asked_for(new, mask, clicks)
         if roi is not None:
@@ -138,12 +139,21 @@ def touched(mask: Tensor, clicks: Sequence[Click], reach: int = 2, connectivity:
         reach: voxels that count as beside. connectivity: what hangs together: 1 over faces (6 neighbors), 3 over faces,
         edges and corners (26).
     """
-    labels, _ = connected_components(np.asarray(mask), structure=generate_binary_structure(3, connectivity))
-    chosen: set[int] = set()
+    out = torch.zeros_like(mask, dtype=torch.bool)
+    if not mask.any():
+        return out
+    start, end = generate_spatial_bounding_box(mask[None], select_fn=lambda m: m > 0)
+    box = tuple(slice(a, b) for a, b in zip(start, end, strict=True))  # a mask is small, and its scan is not
+    labels, count = connected_components(np.asarray(mask[box]), structure=generate_binary_structure(3, connectivity))
+    chosen = np.zeros(count + 1, dtype=bool)
     for click in clicks:
-        around = tuple(slice(max(0, i - reach), i + reach + 1) for i in click.index)
-        chosen |= set(np.unique(labels[around]).tolist())
-    return torch.from_numpy(np.isin(labels, sorted(chosen - {0})))
+        around = (
+            slice(max(0, i - a - reach), max(0, i - a + reach + 1)) for i, a in zip(click.index, start, strict=True)
+        )
+        chosen[labels[tuple(around)]] = True
+    chosen[0] = False
+    out[box] = torch.from_numpy(chosen[labels])
+    return out
 
 
 def window_affine(affine: Tensor, near: Tensor, clicks: Sequence[Click], spacing: float) -> tuple[Tensor, bool]:
@@ -165,14 +175,27 @@ def to_voxels(clicks: Sequence[Click], affine: Tensor, window: Tensor) -> list[l
     return points[:, :3].tolist()
 
 
-def paste(
-    mask: Tensor, seen: Tensor, probability: Tensor, affine: Tensor, scan: MetaTensor, threshold: float
-) -> Tensor:
+def paste(mask: Tensor, probability: Tensor, affine: Tensor, scan: MetaTensor, threshold: float) -> Tensor:
     """The mask with what a window says in its place, and untouched outside; (X, Y, Z) bool."""
+    target = torch.as_tensor(scan.affine, dtype=torch.float64)
+    box = window_box(affine, probability.shape, target, mask.shape)
+    corner = torch.eye(4, dtype=torch.float64)
+    corner[:3, 3] = torch.tensor([part.start for part in box])
     resample = SpatialResample(mode="bilinear", padding_mode="zeros", dtype=torch.float32)
     maps = MetaTensor(torch.stack([probability, torch.ones_like(probability)]), affine=affine)
-    back = resample(maps, dst_affine=torch.as_tensor(scan.affine), spatial_size=scan.shape[1:]).as_tensor()
-    return torch.where(back[1] > 0.99, back[0] >= threshold, mask)
+    back = resample(maps, dst_affine=target @ corner, spatial_size=mask[box].shape).as_tensor()
+    out = mask.clone()
+    out[box] = torch.where(back[1] > 0.99, back[0] >= threshold, mask[box])
+    return out
+
+
+def window_box(affine: Tensor, size: Sequence[int], target: Tensor, shape: Sequence[int]) -> tuple[slice, slice, slice]:
+    """The part of a scan of `shape` voxels and affine `target` that a window of `size` voxels and `affine` reaches into."""
+    corners = torch.cartesian_prod(*(torch.tensor([0.0, n - 1.0], dtype=torch.float64) for n in size))
+    change = torch.linalg.inv(target) @ torch.as_tensor(affine, dtype=torch.float64)
+    reached = corners @ change[:3, :3].T + change[:3, 3]
+    ends = zip(reached.amin(0).floor().int().tolist(), reached.amax(0).ceil().int().tolist(), shape, strict=True)
+    return tuple(slice(min(max(0, low), n - 1), min(max(low, high) + 1, n)) for low, high, n in ends)
 
 
 def asked_for(new: Tensor, old: Tensor, clicks: Sequence[Click]) -> Tensor:
