@@ -49,7 +49,12 @@ HEALTHY = {
     "pelvis": "tumor",
     "chest": "tumor",
 }
-CONFIGS = {"malenia": "configs/inference.yaml", "zept": "configs/zept.yaml", "diffugts": "configs/diffugts.yaml"}
+CONFIGS = {
+    "malenia": "configs/inference.yaml",
+    "zept": "configs/zept.yaml",
+    "diffugts": "configs/diffugts.yaml",
+    "closed_set": "configs/closed_set_train.yaml",
+}
 console = Console()
 
 

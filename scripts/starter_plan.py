@@ -10,6 +10,7 @@ PHANTOMS = "phantoms"
 MALENIA = ("train",)
 ZEPT = ("train", "zept", "zept_train")
 ATTENTION = ("train", "diffugts", "diffugts_attention")
+CLOSED_SET = ("train", "closed_set_train")
 RESIDUAL = ("train", "diffugts", "diffugts_residual")
 
 
@@ -57,6 +58,10 @@ STAGES = (
         "diffugts/residual", RESIDUAL, {},
         {"prior_weights": "diffugts/unet/diffusion.pt", "pretrained": "diffugts/attention/best.pt"},
         ships={"model.pt": "diffugts.pt", "diffusion.pt": "diffusion.pt"},
+    ),
+    Stage(
+        "closed_set/whole", CLOSED_SET, {"learning_rate": 1.4e-3}, shared={"dataset_dir": PHANTOMS},
+        ships={"model.pt": "closed_set.pt"},
     ),
 )  # fmt: skip
 
@@ -115,6 +120,7 @@ BUDGETS = {
             "diffugts/unet": Length(10000, 8, 2400, 1.3),
             "diffugts/attention": Length(3000, 4, 2400, 1.5),
             "diffugts/residual": Length(2000, 4, 600, 1.0),
+            "closed_set/whole": Length(11200, 4, 7200, 0.8, FAINT),  # as many as both of Malenia's stages
         },
         40, None, 24, 4, None,
     ),
@@ -130,6 +136,7 @@ BUDGETS = {
             "diffugts/unet": Length(3000, 16, 600, 0.05),  # these are made in the process that trains
             "diffugts/attention": Length(1000, 8, 2400, 0.12, {"workers": 12}),
             "diffugts/residual": Length(400, 8, 160, 0.1),
+            "closed_set/whole": Length(4200, 8, 3200, 0.04, GPU_FAINT),
         },
         40, None, 24, 4, None,
     ),
@@ -149,6 +156,7 @@ BUDGETS = {
             "diffugts/unet": Length(2, 2, 2, 1.0, SMALL | {"unet_config": TINY_PRIOR["unet"]}),
             "diffugts/attention": Length(2, 2, 2, 1.0, TINY_TEXT),
             "diffugts/residual": Length(2, 2, 2, 1.0, TINY_TEXT | {"quality": "fast"}),
+            "closed_set/whole": Length(4, 2, 2, 1.0, TINY),
         },
         1, "0.5", 4, 0, 1,
     ),
@@ -185,8 +193,12 @@ LAST = {
     "malenia": ("malenia/whole", "model.pt"),
     "zept": ("zept/tumors", "zept.pt"),
     "diffugts": ("diffugts/residual", "diffugts.pt"),
+    "closed_set": ("closed_set/whole", "closed_set.pt"),
 }
-"""Method -> the stage whose weights are shipped, and their name."""
-TOOLS = (*(theta(m, *last) for m, last in LAST.items()), *(doubts(m, *last) for m, last in LAST.items()))
+"""Method or opponent -> the stage whose weights are shipped, and their name."""
+TOOLS = (
+    *(theta(method, *last) for method, last in LAST.items()),
+    *(doubts(method, *last) for method, last in LAST.items() if method != "closed_set"),
+)
 CARDS = "cards"
 """The last step, for all methods that are there: evaluate.py, evaluate_organs.py, model_card.py."""

@@ -27,8 +27,9 @@ from rich.table import Table
 from starter_plan import BUDGETS, CARDS, LAST, STAGES, TOOLS, Stage, Tool
 from starter_run import Programme, ProgrammeError, copy_weights, hours, measuring, read_json, speed, whole
 
+from zerotumor.baselines import BASELINES
 from zerotumor.pause import PAUSED
-from zerotumor.segmenter import available, class_of, sha256
+from zerotumor.segmenter import OPPONENTS, available, class_of, sha256
 from zerotumor.volumes import write_atomically, write_json
 
 console = Console(width=140)
@@ -109,7 +110,7 @@ def finish(programme: Programme, stages: Sequence[Stage], until: float | None) -
         console.print(f"{tool.name}: {tool.script}")
         if not programme.run_tool(tool, until):
             return False
-    return not tools_of(stages) or make_cards(programme, until)
+    return not available(programme.models) or make_cards(programme, until)
 
 
 def make_cards(programme: Programme, until: float | None) -> bool:
@@ -122,7 +123,9 @@ def make_cards(programme: Programme, until: float | None) -> bool:
     if not page.is_file():
         cards.mkdir(parents=True, exist_ok=True)
         page.write_text("<!-- results:begin -->\n<!-- results:end -->\n")
-    asked = {"evaluate.py": [*names, "outlier", "everything"], "evaluate_organs.py": organs}
+    opponents = [name for name, entry in OPPONENTS.items() if (models / entry.weights).is_file()]
+    opponents += ["ensemble"] if len(names) > 1 else []
+    asked = {"evaluate.py": [*names, *opponents, *BASELINES], "evaluate_organs.py": organs}
     files = {"evaluate.py": cards / "evaluation.json", "evaluate_organs.py": cards / "organs.json"}
     for script, methods in asked.items():
         if not methods or measured(files[script], models, methods):
@@ -138,10 +141,9 @@ def make_cards(programme: Programme, until: float | None) -> bool:
 def measured(file: Path, models: Path, methods: Sequence[str]) -> bool:
     """Whether a file has the records of these methods with the weights that are in a folder."""
     known = read_json(file).get("weights_sha256", {})
-    return all(
-        method in known and (method not in LAST or known[method] == sha256(models / LAST[method][1]))
-        for method in methods
-    )
+    hashes = {method: sha256(models / LAST[method][1]) for method in methods if method in LAST}
+    several = ",".join(f"{name}:{hashes[name]}" for name in hashes if name not in OPPONENTS)
+    return all(known.get(method) == (hashes | {"ensemble": several}).get(method, "none") for method in methods)
 
 
 def measure(programme: Programme, stages: Sequence[Stage]) -> dict:

@@ -72,6 +72,14 @@ def test_every_stage_has_a_length_in_every_budget():
         assert all(x.steps >= budget.epoch and x.phantoms >= x.batch for x in budget.stages.values()), name
 
 
+def test_the_opponent_is_given_what_malenia_is_given():
+    for budget in BUDGETS.values():
+        dense, whole_, own = (budget.stages[n] for n in ("malenia/dense", "malenia/whole", "closed_set/whole"))
+        assert own.steps == dense.steps + whole_.steps
+        assert (own.batch, own.phantoms) == (dense.batch, dense.phantoms)
+        assert own.more.get("train_faint") == dense.more.get("train_faint")
+
+
 @pytest.mark.parametrize("stage", STAGES, ids=lambda s: s.name)
 def test_configs_exist_and_know_every_override(stage, tmp_path):
     files = [BUNDLE / "configs" / f"{name}.yaml" for name in (*stage.configs, "pause")]
