@@ -237,19 +237,22 @@ def measuring(budget: Budget, steps: int) -> Budget:
     return replace(budget, epoch=steps, validate=3, val_count=2, stages=stages)
 
 
-def speed(programme: Programme, stage: Stage) -> dict[str, float]:
-    """Seconds of a step, and of a new phantom, from the times of the files that a measuring run has left."""
-    first, second = ((programme.folder(stage) / f"checkpoint_epoch={k}.pt").stat().st_mtime_ns / 1e9 for k in (1, 2))
-    earlier = [programme.folder(s) / "checkpoint_epoch=3.pt" for s in STAGES]
-    since = max((p.stat().st_mtime_ns / 1e9 for p in earlier if p.is_file() and p.stat().st_mtime_ns / 1e9 < first),
-                default=0.0)  # fmt: skip
-    made = sorted(
-        path.stat().st_mtime_ns / 1e9
-        for path in programme.out.rglob("*.pt")
-        if not path.name.startswith("checkpoint") and since < path.stat().st_mtime_ns / 1e9 < first
-    )
+def speed(programme: Programme, stage: Stage, since: float) -> dict[str, float]:
+    """Seconds of a step, and of a new phantom, from the times of the files that a measuring run has left.
+
+    Args:
+        since: time.time() when it was started. Phantoms that an earlier stage has made cost nothing.
+    """
+    first, second = (modified(programme.folder(stage) / f"checkpoint_epoch={k}.pt") for k in (1, 2))
+    times = sorted(modified(p) for p in programme.out.rglob("*.pt") if not p.name.startswith("checkpoint"))
+    made = [t for t in times if since < t < first]
     phantom = (made[-1] - made[0]) / (len(made) - 1) if len(made) > 1 else 0.0
     return {"step": (second - first) / programme.budget.epoch, "phantom": phantom}
+
+
+def modified(path: Path) -> float:
+    """When a file was last written, seconds since 1970."""
+    return path.stat().st_mtime_ns / 1e9
 
 
 def hours(programme: Programme, stage: Stage, speeds: Mapping[str, Mapping[str, float]]) -> tuple[float, bool]:

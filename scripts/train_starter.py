@@ -152,9 +152,10 @@ def measure(programme: Programme, stages: Sequence[Stage]) -> dict:
     shutil.rmtree(trial.out, ignore_errors=True)  # what is there already would not be timed
     speeds = read_json(programme.out / "speed.json")
     for stage in needed(stages):
+        since = time.time()
         trial.train(stage)
         if stage in stages:
-            speeds[stage.name] = {k: round(v, 5) for k, v in speed(trial, stage).items()}
+            speeds[stage.name] = {k: round(v, 5) for k, v in speed(trial, stage, since).items()}
             console.print(
                 f"{stage.name}: {1 / speeds[stage.name]['step']:.2f} steps a second, "
                 f"{speeds[stage.name]['phantom']:.2f} s a new phantom"

@@ -3,8 +3,10 @@
 import contextlib
 import inspect
 import json
+import os
 import runpy
 import sys
+import time
 from dataclasses import fields
 
 import pytest
@@ -213,20 +215,20 @@ def test_new_weights_replace_collected_ones_and_the_same_do_not(tmp_path):
 
 
 def test_measuring_times_the_second_epoch_and_leaves_nothing_behind(tmp_path, monkeypatch):
+    def touch(path, at):
+        path.touch()
+        os.utime(path, (at, at))
+
     def pretend(self, stage, until=None, epochs=None):
-        folder, length = self.folder(stage), self.budget.stages[stage.name]
+        folder, length, now = self.folder(stage), self.budget.stages[stage.name], time.time() + 1
         (folder / "lesions").mkdir(parents=True)
         for k in range(length.phantoms):  # a phantom every two seconds
-            self.touch(folder / "lesions" / f"{k}.pt", 100 + 2 * k)
+            touch(folder / "lesions" / f"{k}.pt", now + 2 * k)
+        touch(folder / "lesions" / "earlier.pt", now - 1000)  # of another stage
         for k, end in enumerate((200, 220, 300), 1):
-            self.touch(folder / f"checkpoint_epoch={k}.pt", end)
+            touch(folder / f"checkpoint_epoch={k}.pt", now + end)
         return True
 
-    def touch(self, path, at):
-        path.touch()
-        starter_run.os.utime(path, (at, at))
-
-    monkeypatch.setattr(Programme, "touch", touch, raising=False)
     monkeypatch.setattr(Programme, "train", pretend)
     order = ("--budget", "cpu", "--only", "refine", "--out", tmp_path)
     assert "~" in invoke(*order, "--list")
