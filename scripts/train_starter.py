@@ -12,6 +12,7 @@ doubts, the measurement and the cards. Exit status 75: stopped in time, and ther
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -29,7 +30,7 @@ from starter_run import Programme, ProgrammeError, copy_weights, hours, measurin
 
 from zerotumor.baselines import BASELINES
 from zerotumor.pause import PAUSED
-from zerotumor.segmenter import OPPONENTS, available, class_of, sha256
+from zerotumor.segmenter import OPPONENTS, available, load, sha256
 from zerotumor.volumes import write_atomically, write_json
 
 console = Console(width=140)
@@ -71,6 +72,8 @@ def plan(programme: Programme, stages: Sequence[Stage], speeds: dict) -> Table:
     for tool in tools_of(stages):
         state = "done" if programme.tool_done(tool) else "not begun"
         out.add_row(tool.name, tool.script, tool.needs, "", "", state, "")
+    written = sorted(path.stem for path in programme.cards.glob("model_card*.md"))
+    out.add_row(CARDS, "model_card.py", "all that is there", "", "", ", ".join(written) or "not written", "")
     out.add_row("", "", "", "", "", "all training", f"{'' if measured else '~'}{total:.2f}")
     if not measured:
         out.caption = "~ guessed; --measure measures this machine"
@@ -118,7 +121,7 @@ def make_cards(programme: Programme, until: float | None) -> bool:
     models, cards, cases = programme.models, programme.cards, programme.budget.cases
     names = available(models)
     limit = [] if cases is None else ["--limit", str(cases), "--set", "phantom"]
-    organs = [name for name in names if class_of(name).organ_names]
+    organs = [name for name in names if load(name, models).organ_names]
     page = cards / "README.md"
     if not page.is_file():
         cards.mkdir(parents=True, exist_ok=True)
@@ -245,4 +248,5 @@ def main(
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(PAUSED))  # the stage that runs is ended too
     typer.run(main)
