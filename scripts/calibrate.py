@@ -49,7 +49,12 @@ HEALTHY = {
     "pelvis": "tumor",
     "chest": "tumor",
 }
-CONFIGS = {"malenia": "configs/inference.yaml", "zept": "configs/zept.yaml"}
+CONFIGS = {
+    "malenia": "configs/inference.yaml",
+    "zept": "configs/zept.yaml",
+    "diffugts": "configs/diffugts.yaml",
+    "closed_set": "configs/closed_set_train.yaml",
+}
 console = Console()
 
 
@@ -104,6 +109,8 @@ def main(
     except (WeightsError, TextEncoderError) as error:
         console.print(f"[red]{error}")
         raise typer.Exit(2) from None
+    if model.second_look:
+        model.ablate("attention")  # theta decides, from the first look, whether there is a second
     measured = measure(model, count, choices)
     quiet_enough = [t for t in choices if measured[t][1] >= QUIET]
     best = max(quiet_enough, key=lambda t: (round(measured[t][0] / EQUAL), t), default=choices[-1])

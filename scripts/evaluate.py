@@ -5,6 +5,9 @@ python scripts/evaluate.py --method malenia,outlier,everything --set all --out o
 A method's own ablation is asked for after a colon: diffugts:attention, diffugts:pixel (and the pixel residual),
 diffugts:feature (and the feature residual), diffugts:fusion (all of it, fused by what was learned; the default).
 
+Baselines: outlier and everything need nothing; ensemble is the mean of all methods that have weights; closed_set is a U-Net
+that cannot read, trained like the methods (configs/closed_set_train.yaml), with weights of its own.
+
 Sets: `phantom` (fixed seeds that training never draws) and `real` (every scan with truth in $ZEROTUMOR_DATA).
 """
 
@@ -25,25 +28,39 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from zerotumor.baselines import BASELINES
+from zerotumor.baselines import BASELINES, Ensemble
 from zerotumor.cohorts import Case, phantom_cases, real_cases, spread
 from zerotumor.metrics import bootstrap, score_case
 from zerotumor.pipeline import ScanResult, segment_scan
 from zerotumor.prompts import Prompt, parse
-from zerotumor.segmenter import METHODS, Segmenter, WeightsError, load
+from zerotumor.segmenter import METHODS, OPPONENTS, Segmenter, WeightsError, load
 from zerotumor.text import TextEncoderError
 from zerotumor.volumes import write_json, write_mask
 
 console = Console(width=140)
 Predict = Callable[[MetaTensor, list[Prompt], str], ScanResult]
+ENSEMBLE = "ensemble"
+NAMES = (*METHODS, *BASELINES, *OPPONENTS, ENSEMBLE)
 FIGURES = ("dice", "nsd2", "auroc", "fpr95", "lesion_f1", "fp_ml")
 
 
 def predictor(name: str, weights: Path | None, device: str) -> tuple[Predict, str]:
-    """A method or baseline as a function of scan, prompts and modality; and the hash of its weights."""
+    """A method or baseline as a function of scan, prompts and modality; and the hash of its weights.
+
+    Raises:
+        ValueError: there is no such method. segmenter.WeightsError: it has no weights.
+    """
     if name in BASELINES:
         return BASELINES[name], "none"
+    folder = weights if weights is not None and weights.is_dir() else None
+    if name == ENSEMBLE:
+        several = Ensemble.of(folder, device)
+        return several, several.weights_sha256
     method, _, answer = name.partition(":")
+    if method in OPPONENTS:  # a file of weights is that of the method it is measured against
+        weights = folder
+    if method not in NAMES:
+        raise ValueError(f"there is no method {name!r}: choose among {', '.join(NAMES)}")
     model = load(method, weights, device=device)
     if answer:
         model.ablate(answer)
@@ -118,7 +135,7 @@ def table(records: list[dict], method: str) -> Table:
 def main(
     out: Annotated[Path, typer.Option(help="JSON file for the records")],
     method: Annotated[
-        str, typer.Option(help=f"{', '.join([*METHODS, *BASELINES])}; several separated by commas; diffugts:attention")
+        str, typer.Option(help=f"{', '.join(NAMES)}; several separated by commas; diffugts:attention")
     ] = "malenia",
     set_: Annotated[str, typer.Option("--set", help="phantom, real or all")] = "all",
     weights: Annotated[Path | None, typer.Option(help="weights of your own; default: the starter weights")] = None,
@@ -133,9 +150,7 @@ def main(
     predictors, hashes = {}, {}
     try:
         for name in method.split(","):
-            predictors[name], hashes[name] = predictor(
-                name, weights if name.partition(":")[0] in METHODS else None, device
-            )
+            predictors[name], hashes[name] = predictor(name, weights, device)
     except (ValueError, WeightsError, TextEncoderError) as error:
         console.print(f"[red]{error}")
         raise typer.Exit(2) from None

@@ -30,6 +30,11 @@ from zerotumor.volumes import write_atomically
 console = Console()
 DEFAULT = next(iter(METHODS))
 """The method whose card is the bundle's."""
+OPPONENTS = {
+    "closed_set": "`closed_set` is a U-Net of the methods' size, trained on the same phantoms; it does not read the prompt.",
+    "ensemble": "`ensemble` is the mean of the probabilities of all methods that have weights.",
+}
+"""What the results say of further baselines, where they were measured."""
 COLUMNS = {"dice": "Dice", "nsd2": "NSD 2 mm", "auroc": "AUROC", "fpr95": "FPR95", "lesion_f1": "lesion F1"}
 GROUPS = {
     ("phantom", "seen"): "phantoms, seen kinds",
@@ -116,6 +121,7 @@ def results_page(records: list[dict], organs: list[dict]) -> str:
         "voxels inside the host organ and 10 mm around it on phantoms, in the whole scan on real ones, where the organ is",
         "not outlined. `outlier` is an intensity outlier in the body, `everything` calls the whole body a tumor; neither",
         "reads the prompt. Seen kinds are those whose lesions were in training.",
+        *(text for name, text in OPPONENTS.items() if any(r["method"] == name for r in records)),
         "",
         "## Overall",
         "",

@@ -1,8 +1,12 @@
-"""What a sceptic would try first: outliers of intensity, and calling everything a tumor."""
+"""What a sceptic would try first: outliers of intensity, calling everything a tumor, asking all methods at once.
+
+A network that cannot read is another, with weights of its own: `closed_set`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,8 +15,9 @@ from scipy.ndimage import gaussian_filter
 from scipy.ndimage import label as connected_components
 from torch import Tensor
 
-from .pipeline import ScanResult
+from .pipeline import ScanResult, segment_scan
 from .prompts import Prompt
+from .segmenter import MODELS, Segmenter, WeightsError, available, load
 
 
 def body(image: Tensor, modality: str) -> Tensor:
@@ -69,3 +74,44 @@ def _result(mask: Tensor, score: Tensor, prompts: Sequence[Prompt]) -> ScanResul
 
 
 BASELINES = {"outlier": outlier, "everything": everything}
+
+
+class Ensemble:
+    """The mean of several methods' probabilities, each counted from its own theta: 0.5 is where each begins to paint.
+
+    Args:
+        models: by name; a single one answers as it does alone.
+    """
+
+    def __init__(self, models: Mapping[str, Segmenter]) -> None:
+        self.models = dict(models)
+        self.weights_sha256 = ",".join(f"{name}:{model.weights_sha256}" for name, model in self.models.items())
+
+    @classmethod
+    def of(cls, folder: Path | None = None, device: str = "cpu") -> Ensemble:
+        """All methods whose weights lie in a folder, by default that of the starter weights.
+
+        Raises:
+            segmenter.WeightsError: there are none, or they are damaged.
+        """
+        names = available(folder)
+        if not names:
+            raise WeightsError(f"no method has weights in {folder or MODELS}: train one (see bundle/docs/README.md)")
+        return cls({name: load(name, folder, device=device) for name in names})
+
+    def __call__(self, scan: MetaTensor, prompts: Sequence[Prompt], modality: str) -> ScanResult:
+        """A scan (1, X, Y, Z) and P prompts, on the scan's grid. What a method has not found counts as 0 there."""
+        answers = [
+            segment_scan(model, scan, prompts, modality=modality, keep_probabilities=True)
+            for model in self.models.values()
+        ]
+        mean, ungated = (
+            torch.stack([getattr(answer, name) for answer in answers]).mean(0) for name in ("probabilities", "ungated")
+        )
+        masks = (mean >= 0.5).to(torch.uint8)
+        scores = [np.mean([answer.report["prompts"][p]["score"] for answer in answers]) for p in range(len(prompts))]
+        entries = [
+            {"prompt": prompt.text, "found": bool(mask.any()), "score": float(score)}
+            for prompt, mask, score in zip(prompts, masks, scores, strict=True)
+        ]
+        return ScanResult(masks, {"prompts": entries}, probabilities=mean, ungated=ungated)

@@ -134,11 +134,13 @@ METHODS = {
     "zept": Method("zerotumor.zept:ZePT", "zept.pt"),
     "diffugts": Method("zerotumor.diffugts:DiffuGTS", "diffugts.pt", needs=("diffusion.pt",)),
 }
+OPPONENTS = {"closed_set": Method("zerotumor.closed_set:ClosedSet", "closed_set.pt")}
+"""What methods are measured against and users are not offered: it has weights, and ignores the text."""
 MODELS = Path(__file__).resolve().parents[1] / "models"
 
 
 def available(models: Path | None = None) -> list[str]:
-    """Methods whose weights lie in a folder, by default that of the starter weights."""
+    """Methods, not opponents, whose weights lie in a folder, by default that of the starter weights."""
     folder = models or MODELS
     return [
         name
@@ -153,10 +155,19 @@ def class_of(method: str) -> type[Segmenter]:
     Raises:
         ValueError: the method is not registered.
     """
-    if method not in METHODS:
-        raise ValueError(f"there is no method {method!r}: choose one of {', '.join(METHODS)}")
-    module, name = METHODS[method].target.split(":")
+    module, name = entry(method).target.split(":")
     return getattr(import_module(module), name)
+
+
+def entry(method: str) -> Method:
+    """Where a method or an opponent lives.
+
+    Raises:
+        ValueError: it is not registered.
+    """
+    if method not in (known := METHODS | OPPONENTS):
+        raise ValueError(f"there is no method {method!r}: choose one of {', '.join(METHODS)}")
+    return known[method]
 
 
 def build(method: str = "malenia", config: dict | None = None) -> Segmenter:
@@ -203,10 +214,9 @@ def load(method: str = "malenia", weights: str | Path | None = None, *, device: 
         WeightsError: the file is missing, altered, or of another method.
         text.TextEncoderError: the text encoder is not the one that the weights were trained with.
     """
-    if method not in METHODS:
-        raise ValueError(f"there is no method {method!r}: choose one of {', '.join(METHODS)}")
+    registered = entry(method)
     path = Path(weights) if weights is not None else MODELS
-    path = path / METHODS[method].weights if path.is_dir() else path
+    path = path / registered.weights if path.is_dir() else path
     record = read_record(path, method)
     model = build(method, record["config"])
     return load_into(model, method, path).to(device).eval()

@@ -1,0 +1,204 @@
+"""The plan of scripts/train_starter.py as data: what is trained from what, for how many steps, and what is made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+PHANTOMS = "phantoms"
+"""Folder, in that of the runs, of the phantoms that several methods share."""
+MALENIA = ("train",)
+ZEPT = ("train", "zept", "zept_train")
+ATTENTION = ("train", "diffugts", "diffugts_attention")
+CLOSED_SET = ("train", "closed_set_train")
+RESIDUAL = ("train", "diffugts", "diffugts_residual")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One run of `monai.bundle run`. Paths are relative to the folder of all runs."""
+
+    name: str  # method/stage: its folder too
+    configs: tuple[str, ...]  # of bundle/configs, later ones on top
+    fixed: Mapping[str, object] = field(default_factory=dict)  # override -> value, whatever the budget
+    needs: Mapping[str, str] = field(default_factory=dict)  # override -> file of an earlier stage
+    shared: Mapping[str, str] = field(default_factory=dict)  # override -> folder that stages have in common
+    makes: str = "model.pt"  # its .json beside it
+    ships: Mapping[str, str] = field(default_factory=dict)  # file in its folder -> file in bundle/models
+
+    @property
+    def method(self) -> str:
+        return self.name.split("/")[0]
+
+
+STAGES = (
+    Stage("malenia/dense", MALENIA, {"dense": True, "learning_rate": 1.4e-3}, shared={"dataset_dir": PHANTOMS}),
+    Stage(
+        "malenia/whole", MALENIA, {"learning_rate": 8e-4}, {"pretrained": "malenia/dense/model.pt"},
+        {"dataset_dir": PHANTOMS}, ships={"model.pt": "model.pt"},
+    ),
+    Stage("refine/clicks", ("train_refine",), ships={"model.pt": "refine/model.pt"}),
+    Stage(
+        "zept/organs", ZEPT, {"stage": 1}, {"pretrained": "malenia/whole/model.pt"}, {"dataset_dir": PHANTOMS},
+    ),
+    Stage(
+        "zept/tumors", ZEPT, {"stage": 2}, {"pretrained": "zept/organs/best.pt"}, {"dataset_dir": PHANTOMS},
+        ships={"model.pt": "zept.pt"},
+    ),
+    Stage("diffugts/autoencoder", ("diffusion_autoencoder",), makes="autoencoder.pt"),
+    Stage(
+        "diffugts/unet", ("diffusion_unet",), {}, {"autoencoder_weights": "diffugts/autoencoder/autoencoder.pt"},
+        makes="diffusion.pt",
+    ),
+    Stage(
+        "diffugts/attention", ATTENTION, {}, {"prior_weights": "diffugts/unet/diffusion.pt"},
+        {"dataset_dir": PHANTOMS},
+    ),
+    Stage(
+        "diffugts/residual", RESIDUAL, {},
+        {"prior_weights": "diffugts/unet/diffusion.pt", "pretrained": "diffugts/attention/best.pt"},
+        ships={"model.pt": "diffugts.pt", "diffusion.pt": "diffusion.pt"},
+    ),
+    Stage(
+        "closed_set/whole", CLOSED_SET, {"learning_rate": 1.4e-3}, shared={"dataset_dir": PHANTOMS},
+        ships={"model.pt": "closed_set.pt"},
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long a stage is trained, and on what."""
+
+    steps: int
+    batch: int
+    phantoms: int
+    seconds: float  # a step, before anything was measured on the machine
+    more: Mapping[str, object] = field(default_factory=dict)  # further overrides
+
+
+@dataclass(frozen=True)
+class Budget:
+    """All lengths; epochs are what a pause waits for, so they are short."""
+
+    what: str
+    epoch: int  # steps
+    validate: int  # epochs between validations
+    val_count: int
+    stages: Mapping[str, Length]
+    theta_phantoms: int  # of scripts/calibrate.py, with a lesion and without
+    thetas: str | None  # None: that script's own
+    doubt_phantoms: int  # of scripts/calibrate_uncertainty.py
+    passes: int
+    cases: int | None  # of each set of scripts/evaluate.py; None: all
+
+
+FAINT = {"train_faint": 2800, "workers": 1}
+TINY = {"network_config::channels": "[4,4,4,4,4]", "network_config::mask_channels": 2, "network_config::patch": 32,
+        "network_config::spacing": 8.0, "workers": 0}  # fmt: skip
+TINY_PRIOR = {
+    "autoencoder": {"num_channels": [4, 4, 8], "num_res_blocks": [1, 1, 1], "norm_num_groups": 4},
+    "unet": {"num_channels": [8, 8], "num_res_blocks": 1, "attention_levels": [False, True],
+             "num_head_channels": [0, 8], "norm_num_groups": 4},
+}  # fmt: skip
+SMALL = {"patch": 16, "spacing": 8.0, "workers": 0}
+TINY_TEXT = {"network_config::prior": TINY_PRIOR, "network_config::patch": 16, "network_config::spacing": 8.0,
+             "network_config::fusion_hidden": 4, "network_config::wordings": 1, "network_config::context_mm": 32.0,
+             "workers": 0}  # fmt: skip
+GPU_FAINT = {"train_faint": 800, "workers": 12}
+
+BUDGETS = {
+    "cpu": Budget(
+        "two cores, over hours", 100, 4, 32,
+        {
+            "malenia/dense": Length(8000, 4, 7200, 0.9, FAINT),
+            "malenia/whole": Length(3200, 4, 7200, 1.9, FAINT),
+            "refine/clicks": Length(3000, 4, 2400, 1.2),
+            "zept/organs": Length(6000, 4, 2400, 1.6),
+            "zept/tumors": Length(4000, 4, 2400, 1.6),
+            "diffugts/autoencoder": Length(4000, 4, 2400, 1.3),
+            "diffugts/unet": Length(10000, 8, 2400, 1.3),
+            "diffugts/attention": Length(3000, 4, 2400, 1.5),
+            "diffugts/residual": Length(2000, 4, 600, 1.0),
+            "closed_set/whole": Length(11200, 4, 7200, 0.8, FAINT),  # as many as both of Malenia's stages
+        },
+        40, None, 24, 4, None,
+    ),
+    "gpu": Budget(
+        "25 minutes of one data-center GPU", 100, 5, 32,
+        {
+            "malenia/dense": Length(3000, 8, 3200, 0.05, GPU_FAINT),
+            "malenia/whole": Length(1200, 8, 3200, 0.15, GPU_FAINT),
+            "refine/clicks": Length(800, 8, 1600, 0.2, {"workers": 12}),
+            "zept/organs": Length(1200, 8, 2400, 0.12, {"workers": 12}),
+            "zept/tumors": Length(800, 8, 2400, 0.12, {"workers": 12}),
+            "diffugts/autoencoder": Length(1500, 8, 2400, 0.06, {"workers": 12}),
+            "diffugts/unet": Length(3000, 16, 600, 0.05),  # these are made in the process that trains
+            "diffugts/attention": Length(1000, 8, 2400, 0.12, {"workers": 12}),
+            "diffugts/residual": Length(400, 8, 160, 0.1),
+            "closed_set/whole": Length(4200, 8, 3200, 0.04, GPU_FAINT),
+        },
+        40, None, 24, 4, None,
+    ),
+    "smoke": Budget(
+        "a few steps of tiny networks, to see that everything runs", 1, 1, 1,
+        {
+            "malenia/dense": Length(2, 2, 2, 1.0, TINY | {"network_config::dim": 8, "network_config::tokens": 2}),
+            "malenia/whole": Length(2, 2, 2, 1.0, TINY | {"network_config::dim": 8, "network_config::tokens": 2}),
+            "refine/clicks": Length(2, 2, 2, 1.0, {
+                "network_config::channels": "[4,4,4,4,4]", "network_config::mask_channels": 2, "edge": 32, "workers": 0,
+            }),
+            "zept/organs": Length(2, 2, 2, 1.0, TINY | {"network_config::width": 8, "network_config::heads": 2}),
+            "zept/tumors": Length(2, 2, 2, 1.0, TINY | {"network_config::width": 8, "network_config::heads": 2}),
+            "diffugts/autoencoder": Length(2, 2, 2, 1.0, SMALL | {
+                "crop": 16, "network_config": TINY_PRIOR["autoencoder"],
+            }),
+            "diffugts/unet": Length(2, 2, 2, 1.0, SMALL | {"unet_config": TINY_PRIOR["unet"]}),
+            "diffugts/attention": Length(2, 2, 2, 1.0, TINY_TEXT),
+            "diffugts/residual": Length(2, 2, 2, 1.0, TINY_TEXT | {"quality": "fast"}),
+            "closed_set/whole": Length(4, 2, 2, 1.0, TINY),
+        },
+        1, "0.5", 4, 0, 1,
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A script that makes something of shipped weights; `{models}`, `{cards}` and the budget's numbers are filled in."""
+
+    name: str
+    needs: str  # the stage whose weights it takes
+    weights: str  # their name in the folder of models
+    script: str
+    arguments: tuple[str, ...]
+
+
+def theta(method: str, last: str, file: str) -> Tool:
+    """The threshold, into the record of the weights."""
+    arguments = ("--weights", f"{{models}}/{file}", "--count", "{theta}")
+    return Tool(f"{method}/theta", last, file, "calibrate.py", arguments)
+
+
+def doubts(method: str, last: str, file: str) -> Tool:
+    """What probabilities and doubts are worth."""
+    arguments = (
+        "--method", method, "--weights", f"{{models}}/{file}", "--count", "{doubt}", "--passes", "{passes}",
+        "--out", "{models}/uncertainty.json", "--picture", f"{{cards}}/reliability_{method}.png",
+    )  # fmt: skip
+    return Tool(f"{method}/uncertainty", last, file, "calibrate_uncertainty.py", arguments)
+
+
+LAST = {
+    "malenia": ("malenia/whole", "model.pt"),
+    "zept": ("zept/tumors", "zept.pt"),
+    "diffugts": ("diffugts/residual", "diffugts.pt"),
+    "closed_set": ("closed_set/whole", "closed_set.pt"),
+}
+"""Method or opponent -> the stage whose weights are shipped, and their name."""
+TOOLS = (
+    *(theta(method, *last) for method, last in LAST.items()),
+    *(doubts(method, *last) for method, last in LAST.items() if method != "closed_set"),
+)
+CARDS = "cards"
+"""The last step, for all methods that are there: evaluate.py, evaluate_organs.py, model_card.py."""
