@@ -25,9 +25,9 @@ from .clicks import Click, balls
 from .segmenter import MODELS, load_state, read_record
 from .transforms import normalize
 
-EDGE = 48
-"""Voxels of the window's edge."""
-SPACINGS = (2.0, 3.0, 4.0, 5.5)
+EDGE = 64
+"""Voxels of the window's edge; more than a training sample has, since a sample does not leave so much room."""
+SPACINGS = (1.5, 2.0, 3.0, 4.0)
 """mm of the window's voxels: the smallest that shows the lesion with room around it is taken."""
 ROOM = 1.6
 """How much larger than the lesion a window has to be."""
@@ -199,13 +199,15 @@ def window_box(affine: Tensor, size: Sequence[int], target: Tensor, shape: Seque
 
 
 def asked_for(new: Tensor, old: Tensor, clicks: Sequence[Click]) -> Tensor:
-    """`new` where the change from `old` hangs together with a click that `old` contradicts, else `old`; (X, Y, Z) bool.
+    """`old` with what `new` adds at a click inside, and without what it removes at a click outside; (X, Y, Z) bool.
 
-    Where no click contradicts it, the last one counts. What nobody complained of stays, so that a mask does not lose in one
-    place what a click gained in another.
+    The clicks that count are those that `old` contradicts; where none does, the last one. What nobody complained of stays:
+    a mask does not lose in one place what a click gained in another.
     """
     asking = [c for c in clicks if bool(old[c.index]) != c.inside] or clicks[-1:]
-    return torch.where(touched(new ^ old, asking, reach=1, connectivity=1), new, old)
+    added = touched(new & ~old, [c for c in asking if c.inside], reach=1, connectivity=1)
+    removed = touched(old & ~new, [c for c in asking if not c.inside], reach=1, connectivity=1)
+    return (old | added) & ~removed
 
 
 def within(roi: Sequence[int], new: Tensor, old: Tensor) -> Tensor:
