@@ -50,7 +50,9 @@ def scans(monkeypatch):
 
 
 def test_every_scan_and_prompt_has_a_picture_and_an_entry(tmp_path, scans):
-    invoke("--out", tmp_path / "pages", "--method", "everything,outlier", "--notebook", tmp_path / "notebook.md")
+    (tmp_path / "none.csv").write_text("case,prompt,cause,mend\n")
+    order = ("--out", tmp_path / "pages", "--method", "everything,outlier", "--failures", tmp_path / "none.csv")
+    invoke(*order, "--notebook", tmp_path / "notebook.md")
     records = json.loads((tmp_path / "pages/pages.json").read_text())
     assert [(r["case"], r["prompt"]) for r in records] == [
         ("sick", "liver tumor"), ("well", "liver tumor"), ("well", "kidney cyst"),
