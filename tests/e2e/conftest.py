@@ -34,7 +34,8 @@ def series(tmp_path_factory) -> dict[str, Path]:
     slices = [f for d in data if d for f in sorted((Path(d) / "dicom" / "crlm_ct").rglob("*.dcm"))]
     real = slices[0].parent if slices else None
     if real is None:
-        phantom = generate(6_000_001, category="liver tumor", modality="CT", shape=(96, 96, 64),
+        # Its lesion crosses the middle slices, which is what a viewer shows first.
+        phantom = generate(6_000_003, category="liver tumor", modality="CT", shape=(96, 96, 64),
                            spacing=(3.3, 3.3, 5.0), difficulty=0.0)  # fmt: skip
         real = write_series(phantom, folder / "ct")
     limb = generate(6_000_103, category="soft tissue sarcoma", modality="MR", shape=(72, 72, 48),
