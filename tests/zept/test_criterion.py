@@ -4,7 +4,7 @@ import torch
 
 from zerotumor.attention import LazyMasks, masks_of
 from zerotumor.zept.classes import ANY, class_set
-from zerotumor.zept.criterion import ZeptLoss, dice_loss, grouping_loss, organ_loss
+from zerotumor.zept.criterion import ZeptLoss, dice_loss, grouping_loss, organ_loss, partial_loss
 from zerotumor.zept.samples import COMPLETE, KINDS, annotation, truth_of
 
 STARTER = class_set("starter")
@@ -132,3 +132,21 @@ def test_grouping_is_told_of_annotated_voxels_alone():
     grouping_loss(logits, truth_of([label(annotation(["liver"]))], STARTER), 32).backward()
     assert logits.grad[:, :, :4].abs().sum() > 0 and logits.grad[:, :, 4:].abs().sum() == 0
     assert grouping_loss(logits, truth_of([label(annotation([]))], STARTER), 32) == 0
+
+
+def test_a_tumor_drawn_in_a_patch_without_one_costs_dice_in_the_batch_alone():
+    truth = torch.zeros(2, 1, 8, 8, 8, dtype=torch.bool)
+    truth[0, 0, :4] = True
+    present, annotated = truth.flatten(2).any(2), torch.ones(2, 1, dtype=torch.bool)
+    wrong, right = (torch.where(truth, 9.0, -9.0) for _ in range(2))
+    wrong[1] = 9.0  # the second patch is painted from end to end
+    masks = [truth[0, 0]]
+
+    def dice(logits, batch):
+        entropy = torch.nn.functional.binary_cross_entropy_with_logits(logits, truth.float())
+        return float(partial_loss(logits, masks, present, annotated, batch) - entropy)
+
+    assert abs(dice(wrong, batch=False) - dice(right, batch=False)) < 1e-4
+    # 256 of 768 painted voxels are tumor: the batch's Dice is 2 * 256 / (768 + 256), and half of the loss
+    assert abs(dice(wrong, batch=True) - dice(right, batch=True) - 0.25) < 1e-2
+    assert abs(dice(right, batch=True)) < 1e-2

@@ -28,12 +28,35 @@ def dice_loss(logits: Tensor, truth: Tensor) -> Tensor:
     return 1 - 2 * (p * g).sum(1) / (p.sum(1) + g.sum(1) + 1)
 
 
-def partial_loss(logits: Tensor | LazyMasks, truth: list[Tensor], present: Tensor, annotated: Tensor) -> Tensor:
+def batch_dice_loss(here: Tensor, truth: Tensor, classes: Tensor, absent: Tensor, absent_classes: Tensor) -> Tensor:
+    """Dice loss of each class over a whole batch, where what is found in patches without the class is false.
+
+    Args:
+        here, truth: logits and masks (R, ...) of classes that are present. classes: (R,) which. absent: logits (A, ...) of
+        classes that are not, on every `SPARSE`-th voxel along each axis. absent_classes: (A,).
+
+    Returns:
+        scalar: the mean over classes that are present somewhere.
+    """
+    p, g = here.flatten(1).sigmoid(), truth.flatten(1).to(here)
+    false = absent.flatten(1).sigmoid().sum(1) * SPARSE**3
+    losses = []
+    for c in classes.unique():
+        mine = classes == c
+        either = p[mine].sum() + g[mine].sum() + false[absent_classes == c].sum()
+        losses.append(1 - 2 * (p[mine] * g[mine]).sum() / (either + 1))
+    return torch.stack(losses).mean()
+
+
+def partial_loss(
+    logits: Tensor | LazyMasks, truth: list[Tensor], present: Tensor, annotated: Tensor, batch: bool = False
+) -> Tensor:
     """Dice + binary cross-entropy over annotated classes alone; others get no gradient at all.
 
     Args:
         logits: (B, C, X, Y, Z). truth: the masks (X, Y, Z) of classes that are annotated and present, in the order of
-        `(annotated & present).nonzero()`. present, annotated: (B, C) booleans.
+        `(annotated & present).nonzero()`. present, annotated: (B, C) booleans. batch: let half of the Dice loss be
+        that of the batch, see `batch_dice_loss`.
 
     Returns:
         scalar: mean Dice loss of present classes (absent ones have no gradient, see `dice_loss`) + mean cross-entropy of
@@ -42,14 +65,17 @@ def partial_loss(logits: Tensor | LazyMasks, truth: list[Tensor], present: Tenso
     here, absent = annotated & present, annotated & ~present
     lazy = isinstance(logits, LazyMasks)
     total = torch.zeros((), device=present.device)
+    sparse = (logits.every(SPARSE) if lazy else logits[:, :, ::SPARSE, ::SPARSE, ::SPARSE])[absent]
     if here.any():
         rows = logits.rows(here) if lazy else logits[here]
         masks = torch.stack(truth).to(rows)
         entropy = F.binary_cross_entropy_with_logits(rows, masks, reduction="none").flatten(1).mean(1)
-        total = total + dice_loss(rows, masks).mean() + entropy.sum() / annotated.sum()
+        dice = dice_loss(rows, masks).mean()
+        if batch:
+            dice = (dice + batch_dice_loss(rows, masks, here.nonzero()[:, 1], sparse, absent.nonzero()[:, 1])) / 2
+        total = total + dice + entropy.sum() / annotated.sum()
     if absent.any():
-        rows = (logits.every(SPARSE) if lazy else logits[:, :, ::SPARSE, ::SPARSE, ::SPARSE])[absent]
-        total = total + F.softplus(rows).flatten(1).mean(1).sum() / annotated.sum()
+        total = total + F.softplus(sparse).flatten(1).mean(1).sum() / annotated.sum()
     return total
 
 
@@ -96,7 +122,11 @@ class ZeptLoss(nn.Module):
         classes: name of the class set. organ, tumor, align: weights, 1 in the paper. deep: weight of the organs' loss on
         the four coarse levels, 0 in the paper, whose anomaly maps there are trained by nothing. grouping: weight of
         `grouping_loss`, 0 in the paper. similarity, targets: see `options.Options`. normalize: of the alignment's
-        targets, see `contrast.multi_positive_cross_entropy`.
+        targets, see `contrast.multi_positive_cross_entropy`. dice: of tumors, "patch" as in the paper, where a tumor that
+        is drawn in a patch without one costs next to nothing, or "batch", see `batch_dice_loss`.
+
+    Raises:
+        ValueError: an option is not among its choices.
     """
 
     def __init__(
@@ -110,12 +140,15 @@ class ZeptLoss(nn.Module):
         similarity: str = "cosine",
         targets: str = "cloned",
         normalize: bool = True,
+        dice: str = "batch",
     ) -> None:
         super().__init__()
+        if dice not in ("patch", "batch"):
+            raise ValueError(f"dice must be patch or batch, not {dice!r}")
         Options(similarity=similarity, targets=targets)  # to check them
         self.classes = class_set(classes)
         self.weights = {"organ": organ, "tumor": tumor, "align": align, "deep": deep, "grouping": grouping}
-        self.similarity, self.normalize = similarity, normalize
+        self.similarity, self.normalize, self.batch_dice = similarity, normalize, dice == "batch"
         self.targets = alignment_targets(self.classes, aliased=targets == "aliased")
         self.last: dict[str, float] = {}
 
@@ -142,4 +175,4 @@ class ZeptLoss(nn.Module):
         annotated = truth.annotated[:, len(self.classes.organs) + 1 :]
         present = truth.tumors.flatten(2).any(2)
         masks = [truth.tumors[b, k] for b, k in (annotated & present).nonzero().tolist()]
-        return partial_loss(logits, masks, present, annotated)
+        return partial_loss(logits, masks, present, annotated, self.batch_dice)
