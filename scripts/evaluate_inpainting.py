@@ -29,7 +29,7 @@ from zerotumor.diffugts.inpainting import QUALITIES
 from zerotumor.metrics import bootstrap
 from zerotumor.phantom import generate
 from zerotumor.segmenter import WeightsError, load
-from zerotumor.transforms import WIDE_HU, normalize, normalize_like
+from zerotumor.transforms import WIDE_HU, normalize
 from zerotumor.vocabulary import LESIONS
 from zerotumor.volumes import write_json
 
@@ -50,7 +50,7 @@ def case(model: DiffuGTS, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
     )
     if not phantom.records:
         return None
-    twin = normalize_like(phantom.healthy, phantom.image, modality)[0]
+    twin = normalize(phantom.healthy, modality, like=phantom.image)[0]
     hole = dilate(phantom.lesions[None] > 0, model.steps)[0, 0]
     about = {"case": f"phantom-{SEED + k}", "category": category, "split": split, "modality": modality}
     return normalize(phantom.image, modality), twin, phantom.organs[0].long(), hole, about

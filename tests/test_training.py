@@ -1,5 +1,6 @@
 """Samples and batches for training."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from zerotumor.training import (
     collate,
     phantom_datalist,
     prepare_batch,
+    steps_behind,
     warm_start,
 )
 from zerotumor.vocabulary import ORGANS
@@ -100,6 +102,12 @@ def test_batch_drops_instances_that_the_patch_cut_away():
     assert image.shape == (2, 2, 8, 8, 8) and keywords["targets"] is targets
     assert [len(m) for m in targets.masks] == [1, 1] and targets.masks[0].sum() == 8
     assert targets.values[0].shape == (1, 8) and targets.organs.shape == (2, 8, 8, 8)
+
+
+def test_steps_of_earlier_runs_add_up(tmp_path):
+    assert steps_behind(tmp_path / "best.pt") == 0
+    (tmp_path / "model.json").write_text(json.dumps({"trained": {"steps": 200, "earlier_steps": 1000}}))
+    assert steps_behind(tmp_path / "best.pt") == steps_behind(tmp_path / "model.pt") == 1200
 
 
 def test_warm_start_takes_what_fits(tmp_path):

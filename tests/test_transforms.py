@@ -28,6 +28,14 @@ def test_mr_percentiles_leave_the_background_out():
     assert torch.allclose(normalize(image, "MR")[:, 6], normalize(padded, "MR")[:, 36, 30:50, 30:50], atol=0.02)
 
 
+def test_a_part_of_an_mr_scan_is_seen_as_in_the_whole():
+    scan = torch.rand(1, 20, 20, 20) * 300
+    scan[:, 10:] *= 3
+    part = (slice(None), slice(0, 10), slice(4, 9), slice(2, 8))
+    assert torch.equal(normalize(scan[part], "MR", like=scan), normalize(scan, "MR")[part])
+    assert not torch.equal(normalize(scan[part], "MR"), normalize(scan, "MR")[part])
+
+
 def test_unknown_modality():
     with pytest.raises(ModalityError, match="say CT or MR"):
         normalize(torch.rand(1, 4, 4, 4), "US")

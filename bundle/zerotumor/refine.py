@@ -113,8 +113,9 @@ class Refiner:
     def _look(self, scan: MetaTensor, modality: str, mask: Tensor, clicks: Sequence[Click], affine: Tensor) -> Tensor:
         """Probability of lesion in the window (EDGE, EDGE, EDGE)."""
         resample = SpatialResample(mode="bilinear", padding_mode="zeros", dtype=torch.float32)
-        gray = MetaTensor(normalize(scan, modality), affine=scan.affine)
-        both = MetaTensor(torch.cat([gray.as_tensor(), mask[None].float()]), affine=scan.affine)
+        part, corner = window_part(affine, (EDGE,) * 3, scan.affine, mask.shape)
+        gray = normalize(scan[(slice(None), *part)], modality, like=scan)
+        both = MetaTensor(torch.cat([gray, mask[part][None].float()]), affine=corner)
         seen = resample(both, dst_affine=affine, spatial_size=(EDGE,) * 3).as_tensor()
         points = to_voxels(clicks, scan.affine, affine)
         inside = [p for p, c in zip(points, clicks, strict=True) if c.inside]
@@ -177,25 +178,32 @@ def to_voxels(clicks: Sequence[Click], affine: Tensor, window: Tensor) -> list[l
 
 def paste(mask: Tensor, probability: Tensor, affine: Tensor, scan: MetaTensor, threshold: float) -> Tensor:
     """The mask with what a window says in its place, and untouched outside; (X, Y, Z) bool."""
-    target = torch.as_tensor(scan.affine, dtype=torch.float64)
-    box = window_box(affine, probability.shape, target, mask.shape)
-    corner = torch.eye(4, dtype=torch.float64)
-    corner[:3, 3] = torch.tensor([part.start for part in box])
+    box, corner = window_part(affine, probability.shape, scan.affine, mask.shape)
     resample = SpatialResample(mode="bilinear", padding_mode="zeros", dtype=torch.float32)
     maps = MetaTensor(torch.stack([probability, torch.ones_like(probability)]), affine=affine)
-    back = resample(maps, dst_affine=target @ corner, spatial_size=mask[box].shape).as_tensor()
+    back = resample(maps, dst_affine=corner, spatial_size=mask[box].shape).as_tensor()
     out = mask.clone()
     out[box] = torch.where(back[1] > 0.99, back[0] >= threshold, mask[box])
     return out
 
 
-def window_box(affine: Tensor, size: Sequence[int], target: Tensor, shape: Sequence[int]) -> tuple[slice, slice, slice]:
-    """The part of a scan of `shape` voxels and affine `target` that a window of `size` voxels and `affine` reaches into."""
+def window_part(
+    affine: Tensor, size: Sequence[int], target: Tensor, shape: Sequence[int]
+) -> tuple[tuple[slice, slice, slice], Tensor]:
+    """The part of a scan that a window reaches into, and that part's own affine: what a click need not touch stays aside.
+
+    Args:
+        affine, size: of the window. target, shape: of the scan.
+    """
+    target = torch.as_tensor(target, dtype=torch.float64)
     corners = torch.cartesian_prod(*(torch.tensor([0.0, n - 1.0], dtype=torch.float64) for n in size))
     change = torch.linalg.inv(target) @ torch.as_tensor(affine, dtype=torch.float64)
     reached = corners @ change[:3, :3].T + change[:3, 3]
     ends = zip(reached.amin(0).floor().int().tolist(), reached.amax(0).ceil().int().tolist(), shape, strict=True)
-    return tuple(slice(min(max(0, low), n - 1), min(max(low, high) + 1, n)) for low, high, n in ends)
+    part = tuple(slice(min(max(0, low), n - 1), min(max(low, high) + 1, n)) for low, high, n in ends)
+    start = torch.eye(4, dtype=torch.float64)
+    start[:3, 3] = torch.tensor([p.start for p in part])
+    return part, target @ start
 
 
 def asked_for(new: Tensor, old: Tensor, clicks: Sequence[Click]) -> Tensor:

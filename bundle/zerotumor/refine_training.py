@@ -16,6 +16,7 @@ from .clicks import Click, balls, next_click
 from .phantom import generate
 from .phantom.world import SEEN_WEIGHTS
 from .segmenter import save_state
+from .training import about_training
 from .transforms import normalize
 
 ERASE, SPILL = 0.35, 0.35
@@ -138,10 +139,12 @@ class AddClickd(Randomizable, MapTransform):
         return Click(tuple(near[int(self.R.randint(len(near)))].tolist()), click.inside) if len(near) else click
 
 
-def export(network: torch.nn.Module, folder: str, config: Mapping[str, object], trainer: Engine) -> Path:
-    """Write the trained network and its record to `folder`/model.pt and .json."""
+def export(
+    network: torch.nn.Module, folder: str, config: Mapping[str, object], trainer: Engine, pretrained: str | None = None
+) -> Path:
+    """Write the trained network and its record to `folder`/model.pt and .json; `pretrained` is what the run started from."""
     path = Path(folder) / "model.pt"
-    trained = {"epochs": trainer.state.epoch, "steps": trainer.state.iteration, "threads": torch.get_num_threads()}
+    trained = about_training(trainer, pretrained)
     save_state(network, path, {"method": "refine", "config": dict(config), "trained": trained})
     logging.getLogger(__name__).info(f"wrote {path}: {json.dumps(trained)}")
     return path

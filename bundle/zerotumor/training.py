@@ -6,6 +6,7 @@ of `vocabulary.ORGANS`, `values` (K, 8) bank index of each instance's attributes
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -254,21 +255,41 @@ def export(
     config: Mapping[str, object],
     encoder: TextEncoder,
     trainer: Engine,
+    pretrained: str | Path | None = None,
     **more: object,
 ) -> Path:
-    """Write the trained weights and their record (with `more`) to `folder`/model.pt and .json; returns the weights' path."""
+    """Write the trained weights and their record (with `more`) to `folder`/model.pt and .json; returns the weights' path.
+
+    Args:
+        pretrained: what the run started from; its steps are kept in the record as `earlier_steps`.
+    """
     path = Path(folder) / "model.pt"
-    state = trainer.state
-    facts = {
-        "trained": {
-            "epochs": state.epoch,
-            "steps": state.iteration,
-            "threads": torch.get_num_threads(),
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
-        }
-    }
-    save(network, method, path, config=dict(config), encoder=encoder, **facts, **more)
+    trained = about_training(trainer, pretrained)
+    save(network, method, path, config=dict(config), encoder=encoder, trained=trained, **more)
     return path
+
+
+def about_training(trainer: Engine, pretrained: str | Path | None = None) -> dict[str, object]:
+    """What a record says of a run: epochs, steps, the machine, and the steps of the runs that it went on from."""
+    state = trainer.state
+    earlier = 0 if pretrained is None else steps_behind(pretrained)
+    return {
+        "epochs": state.epoch,
+        "steps": state.iteration,
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
+        **({"earlier_steps": earlier} if earlier else {}),
+    }
+
+
+def steps_behind(weights: str | Path) -> int:
+    """Steps that weights, or a checkpoint beside them, were trained for in all, by their record; 0 where there is none."""
+    path = Path(weights)
+    for record in (path.with_suffix(".json"), path.with_name("model.json")):
+        if record.is_file():
+            trained = json.loads(record.read_text()).get("trained", {})
+            return int(trained.get("steps", 0)) + int(trained.get("earlier_steps", 0))
+    return 0
 
 
 def warm_start(network: torch.nn.Module, path: str | Path) -> list[str]:

@@ -22,11 +22,14 @@ class ModalityError(ValueError):
     """CT or MR cannot be told, or what was said contradicts the data."""
 
 
-def normalize(image: Tensor, modality: str) -> Tensor:
+def normalize(image: Tensor, modality: str, like: Tensor | None = None) -> Tensor:
     """Intensities of a scan (1, X, Y, Z) -> network input (2, X, Y, Z) float32.
 
     CT: HU in a wide window (lung to bone) and in a soft-tissue window, both clipped to 0..1.
     MR: intensity by the 99.5th percentile of the foreground (clipped to 0..1.2), and between its 2nd and 98th (0..1).
+
+    Args:
+        like: the scan whose percentiles count; by default the image itself. A part of a scan must be seen as in the whole.
 
     Raises:
         ModalityError: modality is neither CT nor MR.
@@ -38,16 +41,10 @@ def normalize(image: Tensor, modality: str) -> Tensor:
         soft = (values - SOFT_HU[0]) / (SOFT_HU[1] - SOFT_HU[0])
         return torch.cat([wide.clamp(0, 1), soft.clamp(0, 1)])
     if modality == "MR":
-        low, high, top = foreground_percentiles(values)
+        whole = values if like is None else torch.as_tensor(like, dtype=torch.float32).as_subclass(Tensor)
+        low, high, top = foreground_percentiles(whole)
         return torch.cat([(values / top).clamp(0, 1.2), ((values - low) / max(high - low, 1e-6)).clamp(0, 1)])
     raise ModalityError(f"the modality {modality!r} is not known: say CT or MR")
-
-
-def normalize_like(image: Tensor, scan: Tensor, modality: str) -> Tensor:
-    """First channel of `normalize` (1, X, Y, Z) of an image on the scale of another scan: a phantom's healthy twin."""
-    if modality == "CT":
-        return normalize(image, modality)[:1]
-    return (image.float() / foreground_percentiles(scan.float())[2]).clamp(0, 1.2)
 
 
 def shows_ct(image: Tensor) -> bool:
