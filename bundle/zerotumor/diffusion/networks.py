@@ -41,6 +41,8 @@ STARTER_UNET = {
 # How a network computes, not what: weights fit either way. Splitting a convolution to save memory loses voxels wherever the
 # edge is not a multiple, and emptying the GPU's cache after every layer costs more than it saves.
 COMPUTE = {"num_splits": 1, "dim_split": 0, "save_mem": False, "norm_float16": False}
+LOG_VARIANCE = -4.0
+"""Of a fresh autoencoder's latents."""
 
 
 def autoencoder(config: Mapping[str, object] | None = None) -> AutoencoderKlMaisi:
@@ -49,6 +51,8 @@ def autoencoder(config: Mapping[str, object] | None = None) -> AutoencoderKlMais
     `num_splits`, `dim_split`, `save_mem` and `norm_float16` of published configs are not followed, see COMPUTE.
     """
     network = AutoencoderKlMaisi(**{**STARTER_AUTOENCODER, **(config or {}), **COMPUTE})
+    # A fresh posterior of standard deviation 1 drowns its mean in noise, and the decoder learns to blur first.
+    nn.init.constant_(network.quant_conv_log_sigma.conv.bias, LOG_VARIANCE)
     # MAISI's own norm goes group by group, to save memory. torch's has the same weights and result, and a training step on a
     # CPU takes two thirds of the time.
     for parent in list(network.modules()):
