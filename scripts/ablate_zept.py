@@ -66,6 +66,7 @@ ROWS = (
     option("anomaly_range", "minimum and maximum of each window, not of the whole scan"),
     option("background", "no query for what is no organ", 1, 2),
     option("offset", "no offset of a class's logits", 1, 2),
+    Row("dice: patch", "a tumor drawn in a patch without one costs no Dice", loss={"dice": "patch"}, stages=(2,)),
     Row("grouping: untold", "which voxel goes to which query is not told", loss={"grouping": 0.0}, stages=(1, 2)),
 )
 

@@ -24,14 +24,14 @@ ERASE, SPILL = 0.35, 0.35
 
 
 def lesion_datalist(count: int, start: int = 0, difficulty: tuple[float, float] = (0.2, 1.0)) -> list[dict]:
-    """One record a phantom, all with a lesion of a seen kind; voxel sizes run from 1.4 to 4 mm, as those of windows do."""
+    """One record a phantom, all with a lesion of a seen kind; voxel sizes run from 1.4 to 5 mm, as those of windows do."""
     low, high = difficulty
     kinds = list(SEEN_WEIGHTS)
     return [
         {
             "seed": s,
             "difficulty": low + (high - low) * (s * 0.618034 % 1),
-            "spacing": 1.4 + 2.6 * (s * 0.754878 % 1),
+            "spacing": 1.4 + 3.6 * (s * 0.754878 % 1),
             "category": kinds[(s * 7) % len(kinds)] if s % 2 else "abstract lesion",
         }
         for s in range(start, start + count)
@@ -57,14 +57,18 @@ class GenerateLesion(Transform):
 
 
 class RandClickTask(Randomizable, Transform):
-    """A sample -> what the network sees before the first click, `image` (5, X, Y, Z), and `label` (1, X, Y, Z).
+    """A sample -> what the network sees before the first click, `image` (5, X, Y, Z), `label` (1, X, Y, Z), and `clicks`.
 
     The lesion to be segmented is one of the scan's, or all of them; the mask so far is empty, or the truth spoiled the way
     masks from text are: grown or shrunk, a part missing, a part too much, or somewhere else altogether.
+
+    Args:
+        empty: share of empty masks. clicks: fewest and most; each number is as likely as the next, so that the network
+        learns from the first click as much as from the last.
     """
 
-    def __init__(self, empty: float = 0.4) -> None:
-        self.empty = empty
+    def __init__(self, empty: float = 0.4, clicks: tuple[int, int] = (1, 5)) -> None:
+        self.empty, self.clicks = empty, tuple(clicks)
 
     def __call__(self, data: Mapping[str, Tensor]) -> dict[str, Tensor]:
         image, lesions = data["image"].float(), data["lesions"].long()
@@ -74,7 +78,8 @@ class RandClickTask(Randomizable, Transform):
         if len(ids) > 1 and self.R.random() < 0.5:
             label = (lesions == ids[int(self.R.randint(len(ids)))]).float()
         mask = torch.zeros_like(label) if self.R.random() < self.empty else self.spoil(label)
-        return {"image": torch.cat([image, mask, torch.zeros(2, *label.shape[1:])]), "label": label}
+        clicks = torch.tensor(int(self.R.randint(self.clicks[0], self.clicks[1] + 1)))
+        return {"image": torch.cat([image, mask, torch.zeros(2, *label.shape[1:])]), "label": label, "clicks": clicks}
 
     def spoil(self, label: Tensor) -> Tensor:
         """A mask (1, X, Y, Z) like `label`, with mistakes."""
@@ -106,30 +111,30 @@ class AddClickd(Randomizable, MapTransform):
     """One simulated click on the network's last answer, for MONAI's `Interaction`.
 
     Before the first click the mask so far is judged and not the answer. Half of the training clicks lie anywhere in the
-    wrong region and not in its middle: nobody clicks exactly.
+    wrong region and not in its middle: nobody clicks exactly. A sample whose `clicks` are used up stays as it is.
 
     Args:
         loose: share of such clicks.
     """
 
-    def __init__(self, loose: float = 0.5, probability: str = "probability") -> None:
-        MapTransform.__init__(self, ("image", "label", "pred"))
-        self.loose, self.probability = loose, probability
+    def __init__(self, loose: float = 0.5) -> None:
+        MapTransform.__init__(self, ("image", "label", "pred", "clicks"))
+        self.loose = loose
 
     def __call__(self, data: Mapping[Hashable, Tensor]) -> dict[Hashable, Tensor]:
         data = dict(data)
-        image, label = data["image"].clone(), data["label"][0]
-        clicked = bool(image[3:].any())
-        mask = (data["pred"][0] > 0).float() if clicked else image[2]
-        if clicked and self.R.random() >= float(data.get(self.probability, 1.0)):
+        left = int(data["clicks"])
+        if left <= 0:
             return data
+        image, label = data["image"].clone(), data["label"][0]
+        mask = (data["pred"][0] > 0).float() if image[3:].any() else image[2]
         click = next_click(mask, label)
         if click is not None:
             click = self._loosened(click, mask, label) if self.R.random() < self.loose else click
             channel = 3 if click.inside else 4
             image[channel] = torch.maximum(image[channel], balls(label.shape, [click.index]))
         image[2] = mask
-        data["image"] = image
+        data |= {"image": image, "clicks": data["clicks"] - 1}
         return data
 
     def _loosened(self, click: Click, mask: Tensor, label: Tensor) -> Click:

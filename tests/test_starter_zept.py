@@ -1,0 +1,67 @@
+"""The shipped weights of ZePT, on the real path. Seeds here are of neither training nor testing."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from monai.data import MetaTensor
+
+from zerotumor.datasets import ORGAN_LABELS
+from zerotumor.metrics import dice
+from zerotumor.organs import organ_labels
+from zerotumor.phantom import generate
+from zerotumor.pipeline import segment_scan
+from zerotumor.segmenter import MODELS, available, load
+
+SEEDS = range(6_100_000, 6_100_006)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load("zept")
+
+
+def scan_of(seed, category):
+    modality = ("CT", "MR")[seed % 2]
+    phantom = generate(seed, category=category, modality=modality, shape=(56, 56, 56), spacing=4.0, difficulty=0.0)
+    return MetaTensor(phantom.image, affine=np.diag([*phantom.spacing, 1.0]), meta={"modality": modality}), phantom
+
+
+def test_it_is_offered_beside_the_first_method():
+    assert available()[:2] == ["malenia", "zept"]
+    record = json.loads((MODELS / "zept.json").read_text())
+    assert record["trained"]["steps"] + record["trained"]["earlier_steps"] > 5000
+    assert (MODELS / "zept.pt").stat().st_size < 20e6
+
+
+def test_finds_large_lesions_of_a_seen_kind(model):
+    cases = [scan_of(seed, "liver tumor") for seed in SEEDS]
+    masks = [segment_scan(model, scan, "liver tumor").masks[0] for scan, _ in cases]
+    values = [dice(m > 0, p.lesions[0] > 0) for m, (_, p) in zip(masks, cases, strict=True) if p.records]
+    assert np.mean(values) > 0.2
+
+
+def test_knows_the_large_organs(model):
+    values = {"liver": [], "spleen": []}
+    for seed in SEEDS:
+        scan, phantom = scan_of(seed, "liver tumor")
+        labels = organ_labels(model, scan, str(scan.meta["modality"]))
+        for organ, found in values.items():
+            truth = phantom.organs[0] == ORGAN_LABELS[organ]
+            if truth.sum() > 500:
+                found.append(float(dice(labels == 1 + model.organ_names.index(organ), truth)))
+    assert all(np.mean(found) > 0.5 for found in values.values()), values
+
+
+def test_lesions_are_more_anomalous_than_the_rest_of_the_body(model):
+    """AUROC of the anomaly map, lesion against body, over large and clear lesions of any kind."""
+    values = []
+    for seed in SEEDS:
+        scan, phantom = scan_of(seed, "abstract lesion")
+        lesion, body = phantom.lesions[0] > 0, phantom.organs[0] > 0
+        anomaly = segment_scan(model, scan, "anomaly", keep_probabilities=True).extras["anomaly"].reshape(lesion.shape)
+        if lesion.any():
+            inside, outside = anomaly[lesion], anomaly[body & ~lesion][::50]
+            values.append(float((inside[:, None] > outside[None]).float().mean()))
+    assert torch.tensor(values).mean() > 0.6, values
