@@ -42,16 +42,13 @@ def test_finds_large_lesions_of_a_seen_kind(model):
     assert np.mean(values) > 0.2
 
 
-def test_knows_the_large_organs(model):
-    values = {"liver": [], "spleen": []}
+def test_knows_the_liver(model):
+    values, place = [], 1 + model.organ_names.index("liver")
     for seed in SEEDS:
         scan, phantom = scan_of(seed, "liver tumor")
         labels = organ_labels(model, scan, str(scan.meta["modality"]))
-        for organ, found in values.items():
-            truth = phantom.organs[0] == ORGAN_LABELS[organ]
-            if truth.sum() > 500:
-                found.append(float(dice(labels == 1 + model.organ_names.index(organ), truth)))
-    assert all(np.mean(found) > 0.5 for found in values.values()), values
+        values.append(float(dice(labels == place, phantom.organs[0] == ORGAN_LABELS["liver"])))
+    assert np.mean(values) > 0.6, values
 
 
 def test_lesions_are_more_anomalous_than_the_rest_of_the_body(model):

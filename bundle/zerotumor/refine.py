@@ -29,6 +29,9 @@ EDGE = 64
 """Voxels of the window's edge; more than a training sample has, since a sample does not leave so much room."""
 SPACINGS = (1.5, 2.0, 3.0, 4.0)
 """mm of the window's voxels: the smallest that shows the lesion with room around it is taken."""
+FIRST = (3.0, 4.0)
+"""The same where there is no mask yet: a lone click does not tell how large the lesion is, and training's lesions are, in
+the middle, twenty voxels wide."""
 ROOM = 1.6
 """How much larger than the lesion a window has to be."""
 
@@ -94,7 +97,7 @@ class Refiner:
         check_clicks(clicks, scan.shape[1:])
         mask = torch.as_tensor(mask).as_subclass(Tensor) > 0
         near = touched(mask, clicks)
-        for spacing in SPACINGS:
+        for spacing in SPACINGS if near.any() else FIRST:
             affine, fits = window_affine(scan.affine, near, clicks, spacing)
             if not fits and spacing != SPACINGS[-1]:
                 continue
