@@ -43,7 +43,7 @@ STAGES = (
     ),
     Stage(
         "zept/tumors", ZEPT, {"stage": 2}, {"pretrained": "zept/organs/best.pt"}, {"dataset_dir": PHANTOMS},
-        ships={"model.pt": "zept.pt"},
+        ships={"model.pt": "zept/model.pt"},
     ),
     Stage("diffugts/autoencoder", ("diffusion_autoencoder",), makes="autoencoder.pt"),
     Stage(
@@ -191,7 +191,7 @@ def doubts(method: str, last: str, file: str) -> Tool:
 
 LAST = {
     "malenia": ("malenia/whole", "model.pt"),
-    "zept": ("zept/tumors", "zept.pt"),
+    "zept": ("zept/tumors", "zept/model.pt"),
     "diffugts": ("diffugts/residual", "diffugts.pt"),
     "closed_set": ("closed_set/whole", "closed_set.pt"),
 }

@@ -30,9 +30,9 @@ def scan_of(seed, category):
 
 def test_it_is_offered_beside_the_first_method():
     assert available()[:2] == ["malenia", "zept"]
-    record = json.loads((MODELS / "zept.json").read_text())
+    record = json.loads((MODELS / "zept" / "model.json").read_text())
     assert record["trained"]["steps"] + record["trained"]["earlier_steps"] > 5000
-    assert (MODELS / "zept.pt").stat().st_size < 20e6
+    assert (MODELS / "zept" / "model.pt").stat().st_size < 20e6
 
 
 def test_finds_large_lesions_of_a_seen_kind(model):

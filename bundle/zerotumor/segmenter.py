@@ -131,7 +131,7 @@ class Method:
 
 METHODS = {
     "malenia": Method("zerotumor.malenia:Malenia", "model.pt"),
-    "zept": Method("zerotumor.zept:ZePT", "zept.pt"),
+    "zept": Method("zerotumor.zept:ZePT", "zept/model.pt"),
     "diffugts": Method("zerotumor.diffugts:DiffuGTS", "diffugts.pt", needs=("diffusion.pt",)),
 }
 OPPONENTS = {"closed_set": Method("zerotumor.closed_set:ClosedSet", "closed_set.pt")}

@@ -37,7 +37,7 @@ def task(tmp_path_factory):
         model.offsets.anomaly.zero_()
         image = segment_scan(model, scan, "anomaly", modality="CT", keep_probabilities=True).ungated
         model.offsets.anomaly.fill_(float(torch.logit(image.median())))
-    save(model, "zept", folder / "zept.pt", config=CONFIGS["zept"], encoder=encoder)
+    save(model, "zept", folder / METHODS["zept"].weights, config=CONFIGS["zept"], encoder=encoder)
     engine = Engine(folder, 0.3, lambda: [folder])
     return Tumor(engine, Histories(folder / "clicks")), folder
 

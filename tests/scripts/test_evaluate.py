@@ -94,14 +94,17 @@ def test_a_second_method_has_a_card_of_its_own(files):
     saved["records"] += [made_up("zept", "phantom", "seen", 0.875, 1.0), made_up("outlier", "real", "unseen", 0.0, 1.0)]
     saved["weights_sha256"] |= {"zept": "def", "outlier": "none"}
     (files / "e.json").write_text(json.dumps(saved))
-    (files / "zept.json").write_text((files / "model.json").read_text().replace("abc", "def").replace("1234", "99"))
+    (files / "zept").mkdir()
+    (files / "zept" / "model.json").write_text(
+        (files / "model.json").read_text().replace("abc", "def").replace("1234", "99")
+    )
     organs = [{"method": m, "set": "phantom", "case": "c", "modality": "CT", "organ": o, "dice": d, "seconds": 1.0}
               for m, o, d in (("zept", "liver", 0.5), ("zept", "spleen", 0.75), ("malenia", "liver", 0.25))]  # fmt: skip
     (files / "organs.json").write_text(json.dumps({"weights_sha256": {"zept": "def"}, "records": organs}))
     done = CliRunner().invoke(card, [*arguments(files), "--organs", str(files / "organs.json")])
     assert done.exit_code == 0, done.output
     own = (files / "model_card_zept.md").read_text()
-    assert "# Model card: starter weights of zept" in own and "models/zept.pt" in own and "steps: 99" in own
+    assert "# Model card: starter weights of zept" in own and "models/zept/model.pt" in own and "steps: 99" in own
     assert "0.88" in own and "| **mean of organs** | **0.62** |" in own and "malenia" not in own
     results, readme = (files / "results.md").read_text(), (files / "README.md").read_text()
     assert "| liver | 0.50 | 0.25 |" in results and "| spleen | 0.75 | - |" in results
@@ -115,7 +118,7 @@ def test_a_card_needs_its_weights_record(files):
     saved["weights_sha256"]["zept"] = "def"
     (files / "e.json").write_text(json.dumps(saved))
     result = CliRunner().invoke(card, arguments(files))
-    assert result.exit_code == 1 and "zept.json is missing" in "".join(result.output.split("\n"))
+    assert result.exit_code == 1 and "zept/model.json is missing" in "".join(result.output.split("\n"))
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +148,7 @@ def test_both_methods_have_rows(tmp_path, weights):
 def test_without_weights_there_is_a_sentence(tmp_path, app):
     options = ["--method", "zept", "--weights", str(tmp_path), "--out", str(tmp_path / "e.json")]
     result = CliRunner().invoke({"evaluation": evaluation, "organs": organs_app}[app], options)
-    assert result.exit_code == 2 and "zept.pt is missing: train it" in " ".join(result.output.split())
+    assert result.exit_code == 2 and "zept/model.pt is missing: train it" in " ".join(result.output.split())
 
 
 def test_organs_of_both_methods(tmp_path, weights):

@@ -184,5 +184,5 @@ def test_weights_come_back_and_missing_ones_are_named(make, tmp_path):
     save(model, "zept", tmp_path / METHODS["zept"].weights, config=config, encoder=encoder)
     again = load("zept", tmp_path)
     assert again.options.background == "none" and torch.isfinite(again(torch.rand(1, 2, 32, 32, 32))).all()
-    with pytest.raises(WeightsError, match="zept.pt is missing: train it"):
+    with pytest.raises(WeightsError, match="zept/model.pt is missing: train it"):
         load("zept", tmp_path.parent)
