@@ -35,7 +35,7 @@ from zerotumor.transforms import prepare
 from zerotumor.volumes import write_json
 
 SEED = 5_500_000
-THETAS = "0.1,0.15,0.2,0.25,0.3,0.35,0.4,0.45,0.5,0.55,0.6,0.65,0.7,0.75,0.8,0.85,0.9,0.95"
+THETAS = "0.1,0.15,0.2,0.25,0.3,0.35,0.4,0.45,0.5,0.55,0.6,0.65,0.7,0.75,0.8,0.85,0.9,0.95,0.97,0.98,0.99,0.995"
 QUIET = 0.9
 """Share of healthy phantoms that must stay quiet: more than the half of a median, since more is found on real scans."""
 EQUAL = 0.01

@@ -29,7 +29,7 @@ EDGE = 64
 """Voxels of the window's edge; more than a training sample has, since a sample does not leave so much room."""
 SPACINGS = (1.5, 2.0, 3.0, 4.0)
 """mm of the window's voxels: the smallest that shows the lesion with room around it is taken."""
-FIRST = (3.0, 4.0)
+FIRST = SPACINGS[2:]
 """The same where there is no mask yet: a lone click does not tell how large the lesion is, and training's lesions are, in
 the middle, twenty voxels wide."""
 ROOM = 1.6
