@@ -57,11 +57,11 @@ STAGES = (
     Stage(
         "diffugts/residual", RESIDUAL, {},
         {"prior_weights": "diffugts/unet/diffusion.pt", "pretrained": "diffugts/attention/best.pt"},
-        ships={"model.pt": "diffugts.pt", "diffusion.pt": "diffusion.pt"},
+        ships={"model.pt": "diffugts/model.pt", "diffusion.pt": "diffugts/diffusion.pt"},
     ),
     Stage(
         "closed_set/whole", CLOSED_SET, {"learning_rate": 1.4e-3}, shared={"dataset_dir": PHANTOMS},
-        ships={"model.pt": "closed_set.pt"},
+        ships={"model.pt": "closed_set/model.pt"},
     ),
 )  # fmt: skip
 
@@ -192,8 +192,8 @@ def doubts(method: str, last: str, file: str) -> Tool:
 LAST = {
     "malenia": ("malenia/whole", "model.pt"),
     "zept": ("zept/tumors", "zept/model.pt"),
-    "diffugts": ("diffugts/residual", "diffugts.pt"),
-    "closed_set": ("closed_set/whole", "closed_set.pt"),
+    "diffugts": ("diffugts/residual", "diffugts/model.pt"),
+    "closed_set": ("closed_set/whole", "closed_set/model.pt"),
 }
 """Method or opponent -> the stage whose weights are shipped, and their name."""
 TOOLS = (

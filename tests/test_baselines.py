@@ -133,7 +133,7 @@ def test_it_is_measured_by_its_name(folder, tmp_path):
 @pytest.mark.parametrize(
     "method, sentence",
     [
-        ("closed_set", "closed_set.pt is missing: train it"),
+        ("closed_set", "closed_set/model.pt is missing: train it"),
         ("ensemble", "no method has weights in"),
         ("nothing", "there is no method 'nothing': choose among malenia"),
     ],

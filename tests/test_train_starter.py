@@ -185,15 +185,17 @@ def test_finished_weights_are_shipped_with_their_records(tmp_path):
     order = ("--budget", "smoke", "--out", tmp_path / "runs", "--ship", "--models", models)
     said = invoke(*order)
     assert "refine/model.pt in" in said and "diffugts/residual is left out" in said
-    assert whole(models / "refine/model.pt") and not (models / "diffugts.pt").exists()
+    assert whole(models / "refine/model.pt") and not (models / "diffugts").exists()
 
     # calibrated, and measured: record and curves come along, and curves of other weights stay
-    record = json.loads((programme.models / "diffugts.json").read_text()) | {"calibrated": {}}
-    (programme.models / "diffugts.json").write_text(json.dumps(record))
+    record = json.loads((programme.models / "diffugts/model.json").read_text()) | {"calibrated": {}}
+    (programme.models / "diffugts/model.json").write_text(json.dumps(record))
     for folder, sha in ((programme.models, record["sha256"]), (models, "others")):
         (folder / "uncertainty.json").write_text(json.dumps({"weights": [{"weights_sha256": sha}]}))
-    assert "diffugts.pt, diffusion.pt in" in invoke(*order, "--only", "diffugts")
-    assert "calibrated" in json.loads((models / "diffugts.json").read_text()) and whole(models / "diffusion.pt")
+    assert "diffugts/model.pt, diffugts/diffusion.pt in" in invoke(*order, "--only", "diffugts")
+    assert "calibrated" in json.loads((models / "diffugts/model.json").read_text()) and whole(
+        models / "diffugts/diffusion.pt"
+    )
     curves = json.loads((models / "uncertainty.json").read_text())["weights"]
     assert [c["weights_sha256"] for c in curves] == ["others", record["sha256"]]
 

@@ -132,9 +132,9 @@ class Method:
 METHODS = {
     "malenia": Method("zerotumor.malenia:Malenia", "model.pt"),
     "zept": Method("zerotumor.zept:ZePT", "zept/model.pt"),
-    "diffugts": Method("zerotumor.diffugts:DiffuGTS", "diffugts.pt", needs=("diffusion.pt",)),
+    "diffugts": Method("zerotumor.diffugts:DiffuGTS", "diffugts/model.pt", needs=("diffugts/diffusion.pt",)),
 }
-OPPONENTS = {"closed_set": Method("zerotumor.closed_set:ClosedSet", "closed_set.pt")}
+OPPONENTS = {"closed_set": Method("zerotumor.closed_set:ClosedSet", "closed_set/model.pt")}
 """What methods are measured against and users are not offered: it has weights, and ignores the text."""
 MODELS = Path(__file__).resolve().parents[1] / "models"
 

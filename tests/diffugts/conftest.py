@@ -94,8 +94,9 @@ def weights(tmp_path_factory, prior_file, bank):
     model = DiffuGTS(**config).load_prior(prior_file)
     model.bank.texts.copy_(bank)
     encoder = load_text_encoder()
-    save(model, "diffugts", folder / "diffugts.pt", config=config, encoder=encoder, prior=model.keep_prior(folder))
-    return folder / "diffugts.pt"
+    folder = folder / "diffugts"
+    save(model, "diffugts", folder / "model.pt", config=config, encoder=encoder, prior=model.keep_prior(folder))
+    return folder / "model.pt"
 
 
 @pytest.fixture(scope="session")

@@ -235,13 +235,14 @@ def test_the_prior_is_no_part_of_the_weights_and_copies_share_it(make):
 
 def write(folder, model, config):
     encoder = load_text_encoder()
-    save(model, "diffugts", folder / "diffugts.pt", config=config, encoder=encoder, prior=model.keep_prior(folder))
+    folder = folder / "diffugts"
+    save(model, "diffugts", folder / "model.pt", config=config, encoder=encoder, prior=model.keep_prior(folder))
 
 
 def test_weights_lie_in_two_files_and_come_back(make, config, prior_file, tmp_path):
     model = make().load_prior(prior_file)
     write(tmp_path, model, config)
-    assert {"diffugts.pt", "diffugts.json", "diffusion.pt"} <= {f.name for f in tmp_path.iterdir()}
+    assert {"model.pt", "model.json", "diffusion.pt"} <= {f.name for f in (tmp_path / "diffugts").iterdir()}
     again = load("diffugts", tmp_path)
     assert again.prior_sha256 == model.prior_sha256 != "untrained"
     image = torch.rand(1, 1, EDGE, EDGE, EDGE)
@@ -251,21 +252,23 @@ def test_weights_lie_in_two_files_and_come_back(make, config, prior_file, tmp_pa
 
 def test_a_prior_that_is_missing_or_altered_is_refused(make, config, prior_file, tmp_path):
     write(tmp_path, make().load_prior(prior_file), config)
-    content = (tmp_path / "diffusion.pt").read_bytes()
-    (tmp_path / "diffusion.pt").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    prior = tmp_path / "diffugts/diffusion.pt"
+    content = prior.read_bytes()
+    prior.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(WeightsError, match="diffusion.pt"):
         load("diffugts", tmp_path)
-    (tmp_path / "diffusion.pt").unlink()
+    prior.unlink()
     with pytest.raises(WeightsError, match="diffusion.pt is missing"):
         load("diffugts", tmp_path)
-    record = json.loads((tmp_path / "diffugts.json").read_text())
+    record = json.loads((tmp_path / "diffugts/model.json").read_text())
     assert record["prior"]["sha256"] and record["config"] == config
 
 
 def test_without_both_files_the_method_is_not_offered(tmp_path):
-    (tmp_path / "diffugts.pt").touch()
+    (tmp_path / "diffugts").mkdir()
+    (tmp_path / "diffugts/model.pt").touch()
     assert available(tmp_path) == []
-    (tmp_path / "diffusion.pt").touch()
+    (tmp_path / "diffugts/diffusion.pt").touch()
     assert available(tmp_path) == ["diffugts"]
 
 

@@ -23,7 +23,7 @@ def test_latents_are_the_scaled_mean_and_not_a_sample(make, image):
     prior = make(scale_factor=2.5)
     mean, sigma = prior.autoencoder.encode(image)
     latent = prior.encode(image)
-    assert latent.shape == (2, 4, EDGE // 4, EDGE // 4, EDGE // 4) and prior.stride == 4 and prior.latent_channels == 4
+    assert latent.shape == (2, 8, EDGE // 4, EDGE // 4, EDGE // 4) and prior.stride == 4 and prior.latent_channels == 8
     assert torch.equal(latent, mean * 2.5) and torch.equal(latent, prior.encode(image)) and float(sigma.min()) > 0
     assert torch.equal(prior.decode(latent), prior.reconstruct(image))
     assert torch.allclose(prior.decode(latent), prior.autoencoder.decode(mean), atol=1e-4)

@@ -69,7 +69,7 @@ class DiffusionPrior(nn.Module):
     # ---- images and latents -----------------------------------------------------------------------------------------
 
     def encode(self, image: Tensor) -> Tensor:
-        """(B, 1, X, Y, Z) in 0..1 -> (B, 4, x, y, z): the posterior's mean times the scale factor; no randomness.
+        """(B, 1, X, Y, Z) in 0..1 -> (B, c, x, y, z): the posterior's mean times the scale factor; no randomness.
 
         Raises:
             ValueError: an edge is not a multiple of `stride`.
@@ -78,7 +78,7 @@ class DiffusionPrior(nn.Module):
         return self._tiled(lambda x: self.autoencoder.encode(x)[0], image, 1) * self.scale_factor
 
     def decode(self, latent: Tensor) -> Tensor:
-        """(B, 4, x, y, z) -> (B, 1, X, Y, Z)."""
+        """(B, c, x, y, z) -> (B, 1, X, Y, Z)."""
         return self._tiled(self.autoencoder.decode, latent / self.scale_factor, self.stride)
 
     def reconstruct(self, image: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ class DiffusionPrior(nn.Module):
     # ---- the U-Net --------------------------------------------------------------------------------------------------
 
     def predict(self, latent: Tensor, t: Tensor | float, condition: Condition | Sequence[Condition]) -> Tensor:
-        """The U-Net's output at noisy latents (B, 4, x, y, z); `schedule` says what it means.
+        """The U-Net's output at noisy latents (B, c, x, y, z); `schedule` says what it means.
 
         Args:
             t: time, (B,) or one for all. condition: one for all, or one a scan.
