@@ -55,7 +55,7 @@ def test_large_volumes_go_in_tiles_that_agree_with_the_whole(make, monkeypatch):
 
 @torch.no_grad()
 def test_the_modality_and_the_spacing_reach_the_network(make, condition):
-    prior, latent = make(), torch.randn(2, 4, 8, 8, 8)
+    prior, latent = make(), torch.randn(2, 8, 8, 8, 8)
     plain = prior.predict(latent, torch.tensor(500.0), condition)
     assert plain.shape == latent.shape and torch.equal(plain, prior(latent, torch.tensor(500.0), condition))
     for other in (Condition("MR", 4.0), Condition("CT", 1.5)):
@@ -74,7 +74,7 @@ def test_body_regions_reach_a_network_that_asks_for_them(make):
         "include_bottom_region_index_input": True,
         "num_class_embeds": None,
     }
-    prior, latent = make(regions), torch.randn(1, 4, 8, 8, 8)
+    prior, latent = make(regions), torch.randn(1, 8, 8, 8, 8)
     said = [Condition("CT", 4.0, r) for r in (None, TRUNK, region("head", "abdomen"), region("chest", "lower body"))]
     plain, trunk, head, lower = (prior.predict(latent, 10, c) for c in said)
     assert torch.equal(plain, trunk) and not torch.allclose(plain, head) and not torch.allclose(plain, lower)
@@ -82,7 +82,7 @@ def test_body_regions_reach_a_network_that_asks_for_them(make):
 
 @torch.no_grad()
 def test_guidance_leads_away_from_what_is_unknown(make, condition):
-    prior, latent = make(), torch.randn(1, 4, 8, 8, 8)
+    prior, latent = make(), torch.randn(1, 8, 8, 8, 8)
     plain = prior.predict(latent, 500.0, condition)
     prior.guidance = 1.0
     assert torch.allclose(prior.predict(latent, 500.0, condition), plain, atol=1e-5)
@@ -133,9 +133,9 @@ def test_unet_taps_have_the_shapes_they_say(make, image, condition):
 def test_hooks_do_not_stay(make, image, condition):
     prior = make()
     prior.encoder_taps(image)
-    prior.unet_taps(torch.randn(1, 4, 8, 8, 8), 1.0, condition)
+    prior.unet_taps(torch.randn(1, 8, 8, 8, 8), 1.0, condition)
     with pytest.raises(ValueError, match="multiples"):
-        prior.unet_taps(torch.randn(1, 4, 6, 8, 8), 1.0, condition)
+        prior.unet_taps(torch.randn(1, 8, 6, 8, 8), 1.0, condition)
     assert not [m for m in prior.modules() if m._forward_hooks]
 
 
@@ -145,7 +145,7 @@ def test_edges_that_do_not_fit_are_refused(make):
     with pytest.raises(ValueError, match="multiples of 4"):
         prior.encode(torch.rand(1, 1, 30, 32, 32))
     with pytest.raises(ValueError, match="multiples of 4"):
-        prior.predict(torch.rand(1, 4, 8, 8, 6), 1.0, Condition())
+        prior.predict(torch.rand(1, 8, 8, 8, 6), 1.0, Condition())
 
 
 def test_frozen_is_for_good(make, image):

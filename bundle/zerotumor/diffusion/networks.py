@@ -10,6 +10,7 @@ from monai.apps.generation.maisi.networks.autoencoderkl_maisi import (
     MaisiDownsample,
     MaisiGroupNorm3D,
     MaisiResBlock,
+    MaisiUpsample,
 )
 from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import DiffusionModelUNetMaisi
 from torch import nn
@@ -25,6 +26,7 @@ STARTER_AUTOENCODER = {
     "norm_num_groups": 8,
     "with_encoder_nonlocal_attn": False,
     "with_decoder_nonlocal_attn": False,
+    "end_norms": False,  # see `autoencoder`
 }
 STARTER_UNET = {
     "spatial_dims": 3,
@@ -48,20 +50,52 @@ LOG_VARIANCE = -6.0
 def autoencoder(config: Mapping[str, object] | None = None) -> AutoencoderKlMaisi:
     """The autoencoder with fresh weights; `config` replaces options of the starter's.
 
-    `num_splits`, `dim_split`, `save_mem` and `norm_float16` of published configs are not followed, see COMPUTE.
+    `num_splits`, `dim_split`, `save_mem` and `norm_float16` of published configs are not followed, see COMPUTE. `end_norms`
+    is ours: without it, the starter's way, encoder and decoder do not norm what they end with. A norm there takes away how
+    bright a patch is, and a small network needs thousands of steps to bring that back. A config with its own `num_channels`
+    has these norms, as published ones do, unless it says otherwise.
     """
-    network = AutoencoderKlMaisi(**{**STARTER_AUTOENCODER, **(config or {}), **COMPUTE})
-    # A fresh posterior of standard deviation 1, or of one that random weights choose, drowns its mean in noise, and the
-    # decoder learns to blur first.
-    nn.init.zeros_(network.quant_conv_log_sigma.conv.weight)
-    nn.init.constant_(network.quant_conv_log_sigma.conv.bias, LOG_VARIANCE)
+    config = config or {}
+    norms = {"end_norms": True} if "num_channels" in config else {}
+    options = {**STARTER_AUTOENCODER, **norms, **config, **COMPUTE}
+    end_norms = options.pop("end_norms")
+    network = AutoencoderKlMaisi(**options)
     # MAISI's own norm goes group by group, to save memory. torch's has the same weights and result, and a training step on a
     # CPU takes two thirds of the time.
     for parent in list(network.modules()):
         for name, norm in parent.named_children():
             if isinstance(norm, MaisiGroupNorm3D):
                 setattr(parent, name, nn.GroupNorm(norm.num_groups, norm.num_channels, norm.eps))
+    if not end_norms:
+        network.encoder.blocks[-2] = network.decoder.blocks[-2] = nn.Identity()
+    start_linear(network)
     return network
+
+
+@torch.no_grad()
+def start_linear(network: AutoencoderKlMaisi) -> None:
+    """Let a fresh autoencoder be a linear one: of the right size, without offsets, its residual branches silent.
+
+    From torch's own start, in which signals fade and offsets stay, five times the steps lead to the same error.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv3d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+            nn.init.zeros_(module.bias)
+    edge = torch.tensor([0.25, 0.5, 0.25])
+    smooth = edge[:, None, None] * edge[:, None] * edge
+    for module in network.modules():
+        if isinstance(module, MaisiResBlock):
+            nn.init.zeros_(module.conv2.conv.conv.weight)
+        elif isinstance(module, MaisiDownsample | MaisiUpsample):
+            weight = module.conv.conv.conv.weight.mul_(0.3)
+            for channel in range(len(weight)):
+                weight[channel, channel] += smooth
+    network.decoder.blocks[-1].conv.conv.weight.mul_(0.1)
+    # A fresh posterior of standard deviation 1, or of one that random weights choose, drowns its mean in noise, and the
+    # decoder learns to blur first.
+    nn.init.zeros_(network.quant_conv_log_sigma.conv.weight)
+    nn.init.constant_(network.quant_conv_log_sigma.conv.bias, LOG_VARIANCE)
 
 
 def unet(config: Mapping[str, object] | None = None) -> DiffusionModelUNetMaisi:
