@@ -187,21 +187,6 @@ def check_output(format: str, push: str | None) -> None:
         split_url(push)
 
 
-def set_quality(model: Segmenter, quality: str | None) -> dict:
-    """Set how much time an answer may take; what this adds to a request.
-
-    Raises:
-        ValueError: the method has no such quality.
-    """
-    if quality is None:
-        return {}
-    if quality not in model.qualities:
-        has = f"choose one of {', '.join(model.qualities)}" if model.qualities else "leave --quality out"
-        raise ValueError(f"{type(model).__name__} has no quality {quality!r}: {has}")
-    model.quality = quality
-    return {"quality": quality}
-
-
 def main(
     inputs: Annotated[list[Path], typer.Argument(help="NIfTI or NRRD files, DICOM folders, or folders of these")],
     prompt: Annotated[list[str], typer.Option(help="what to look for; may be given several times")],
@@ -221,7 +206,7 @@ def main(
     try:
         check_output(format, push)
         model = load(method, weights, device=device)
-        chosen = set_quality(model, quality)
+        model = model if quality is None else model.at(quality)
         # Words are checked before any scan is read; they are parsed again for each, as CT and MR differ.
         prompts = [p.text for p in parse(prompt, encoder=model.encoder)]
         maps = wanted_maps(save, model, method)
@@ -231,7 +216,8 @@ def main(
         raise typer.Exit(2) from None
     request = {
         "method": method, "weights": model.weights_sha256, "prompts": prompts, "modality": modality,
-        "series": series, "format": format, "save": list(maps), **chosen,
+        "series": series, "format": format, "save": list(maps),
+        **({} if quality is None else {"quality": quality}),
     }  # fmt: skip
     rows, reports, failed, names = [], [], 0, set()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -152,6 +153,11 @@ class Adapted(Segmenter):
     def blended(self) -> tuple[str, ...]:
         """Maps of windows that `complete` needs."""
         return tuple(dict.fromkeys((*self.base.blended, *self.base.evidence)))
+
+    def at(self, quality: str) -> Self:
+        twin = super().at(quality)
+        twin.base = self.base.at(quality)
+        return twin
 
     def encode_image(self, image: Tensor) -> dict[str, Tensor]:
         return self.base.encode_image(image)

@@ -9,9 +9,11 @@ import hashlib
 import json
 import pickle
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -90,6 +92,20 @@ class Segmenter(nn.Module):
         """
         has = f"choose one of {', '.join(self.answers)}" if self.answers else "it answers in one way alone"
         raise ValueError(f"{type(self).__name__} has no answer {answer!r}: {has}")
+
+    def at(self, quality: str) -> Self:
+        """This method at another quality, one of `qualities`: shares all weights, and leaves this one as it is.
+
+        Raises:
+            ValueError: the method has no such quality.
+        """
+        if quality not in self.qualities:
+            has = f"choose one of {', '.join(self.qualities)}" if self.qualities else "leave it out"
+            raise ValueError(f"{type(self).__name__} has no quality {quality!r}: {has}")
+        twin = copy(self)
+        twin._modules = dict(self._modules)  # what is set in the twin is not set here
+        twin.quality = quality
+        return twin
 
     def beside(self, path: Path, record: dict) -> None:
         """Load what a method keeps in further files beside its weights at `path`, as the record describes them."""

@@ -21,7 +21,7 @@ def test_an_untouched_drop_down_sends_all_choices_and_means_the_first():
     [
         {"method": "../../etc"}, {"modality": "PET"}, {"overlap": 3}, {"prompt": 5}, {"prompt": "x" * 10_000},
         {"label_prompt": ["a"]}, {"result_extension": "/../../x.nrrd"}, {"result_dtype": "O"}, {"overlap": "__import__"},
-        {"label_prompt": list(range(1000))},
+        {"label_prompt": list(range(1000))}, {"quality": "superb"},
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_refused_in_a_sentence(request_):

@@ -10,6 +10,7 @@ import torch
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 
+from zerotumor.adaptation import Adapted
 from zerotumor.diffugts import DiffuGTS
 from zerotumor.diffugts.options import CHOICES, PAPER, Options
 from zerotumor.inferer import encode_volume, segment_volume
@@ -270,6 +271,17 @@ def test_without_both_files_the_method_is_not_offered(tmp_path):
     assert available(tmp_path) == []
     (tmp_path / "diffugts/diffusion.pt").touch()
     assert available(tmp_path) == ["diffugts"]
+
+
+def test_another_quality_is_a_twin_with_the_same_weights(make):
+    model = make()
+    best = model.at("best")
+    assert (model.quality, best.quality) == ("fast", "best") and best.prior is model.prior
+    assert all(a is b for a, b in zip(model.parameters(), best.parameters(), strict=True))
+    adapted = Adapted(model, [])
+    assert adapted.at("best").base.quality == "best" and adapted.base.quality == "fast"
+    with pytest.raises(ValueError, match="has no quality 'superb': choose one of fast, standard, best"):
+        model.at("superb")
 
 
 @pytest.mark.parametrize("turn", [np.diag([4.0, 4, 4, 1]), np.diag([-3.0, 5, 4, 1])])

@@ -13,6 +13,7 @@ from zerotumor.uncertainty import PASSES
 
 EXTENSIONS = (".nrrd", ".nii.gz", ".nii")
 DTYPES = ("uint8", "uint16", "int16", "int32", "float32")
+QUALITIES = ("standard", "fast", "best")
 MAX_PROMPTS, MAX_CLICKS = 20, 500
 
 
@@ -85,10 +86,16 @@ class TumorOptions(Options):
 
     prompt: Annotated[str, BeforeValidator(_first), Field(max_length=MAX_PROMPTS * (MAX_LENGTH + 2))] = "tumor"
     label_prompt: Annotated[list[int], Field(max_length=MAX_PROMPTS)] | None = None
+    quality: Choice = ""  # fast, standard or best, for methods that know these; others pay no attention
     overlap: Annotated[float, Field(ge=0, le=0.8)] = 0.5
     uncertainty: bool = False  # look several times and ask the other methods, too
     passes: Annotated[int, Field(ge=0, le=16)] = PASSES  # looks for that, besides the plain one
     map: Annotated[Choice, Field(max_length=40)] = ""  # "uncertainty", or one of the method's, in place of the labels
+
+    @field_validator("quality")
+    @classmethod
+    def _known_quality(cls, value: str) -> str:
+        return _one_of(value, ("", *QUALITIES), "quality")
 
     @property
     def doubts(self) -> bool:

@@ -12,14 +12,14 @@ from torch import Tensor
 from zerotumor.maps import summaries
 from zerotumor.pipeline import EncodedScan, segment_scan
 from zerotumor.prompts import Prompt, PromptError, asks_for_anomaly, parse
-from zerotumor.segmenter import Segmenter
+from zerotumor.segmenter import Segmenter, class_of
 from zerotumor.uncertainty import Uncertainty, assess, attach, case_uncertainty
 
 from . import answers
 from .engine import LATEST, STARTER, Engine
 from .history import Histories
 from .labels import ANOMALY, numbers_of, offered, prompts_of
-from .options import TumorOptions, checked, refuse
+from .options import QUALITIES, TumorOptions, checked, refuse
 from .provenance import Ledger
 
 
@@ -41,6 +41,7 @@ class Tumor(InferTask):
 
     The prompt "anomaly" (or "where is anything unusual?") asks a method that has such a map for all that is unusual; what
     maps a method has is summed up in the reply whatever was asked (`maps`: peak and where, ml above the threshold).
+    `quality` (fast, standard, best) trades time for quality where a method knows how.
     `uncertainty` looks at the scan several times and asks the other methods; `map` returns a map in place of labels.
     """
 
@@ -53,8 +54,8 @@ class Tumor(InferTask):
             dimension=3,
             description="Find what you describe: write it into the prompt, several separated by ';'",
             config={"prompt": "tumor", "method": engine.methods(), "modality": ["auto", "CT", "MR"], "overlap": 0.5,
-                    "version": [LATEST, STARTER],
-                    "uncertainty": False},
+                    "version": [LATEST, STARTER], "uncertainty": False,
+                    **({"quality": list(QUALITIES)} if any(class_of(m).qualities for m in engine.methods()) else {})},
         )  # fmt: skip
         self.engine, self.histories, self.push, self.ledger = engine, histories, push, ledger
 
@@ -72,6 +73,8 @@ class Tumor(InferTask):
         path = self.engine.image_path(options.dicom_folder or request.get("image"))
         digest, encoded, encoding = self.engine.encoded(path, options.method, options.stated_modality)
         model = self.engine.model(options.method, options.version)
+        if options.quality in model.qualities:
+            model = model.at(options.quality)
         text = prompts_of(options.label_prompt) if options.label_prompt else options.prompt
         try:
             prompts = parse(text, modality=encoded.modality, encoder=model.encoder)
