@@ -116,7 +116,7 @@ BUDGETS = {
             "refine/clicks": Length(3000, 4, 2400, 1.2),
             "zept/organs": Length(6000, 4, 2400, 1.6),
             "zept/tumors": Length(4000, 4, 2400, 1.6),
-            "diffugts/autoencoder": Length(4000, 4, 2400, 1.3),
+            "diffugts/autoencoder": Length(4000, 4, 2400, 0.6),
             "diffugts/unet": Length(10000, 8, 2400, 1.3),
             "diffugts/attention": Length(3000, 4, 2400, 1.5),
             "diffugts/residual": Length(2000, 4, 600, 1.0),
