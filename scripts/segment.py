@@ -102,7 +102,7 @@ def write_results(scan, result: ScanResult, files: dict[str, Path], source, imag
 
 def committee(method: str, device: str) -> list[Segmenter]:
     """The other methods that have starter weights: whether they agree is part of how unsure an answer is."""
-    return [load(name, device=device) for name in available() if name != method]
+    return [load(name, device=device).as_voter() for name in available() if name != method]
 
 
 def segment_one(

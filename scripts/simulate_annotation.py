@@ -301,7 +301,7 @@ def main(
         )
         raise typer.Exit(2)
     model = load(method)
-    committee = [load(name) for name in others.split(",") if name]
+    committee = [load(name).as_voter() for name in others.split(",") if name]
     try:
         prompt, modality, scans = pool(on, model, committee, phantoms)
     except ValueError as error:

@@ -55,7 +55,7 @@ class Segmenter(nn.Module):
     images: dict[str, str] = {}  # of `maps`, those in the image's intensities -> the map of where they differ from it
     evidence: tuple[str, ...] = ()  # names in `extras` of further maps (B, 1, X, Y, Z) in 0..1, for what learns on top
     second_look: bool = False  # whether `complete` does something
-    qualities: tuple[str, ...] = ()  # names that the attribute `quality` may have: how much time an answer may take
+    qualities: tuple[str, ...] = ()  # names that `quality` may have, quickest first: how much time an answer may take
     quality: str = ""
     answers: tuple[str, ...] = ()  # names that `ablate` takes
 
@@ -106,6 +106,10 @@ class Segmenter(nn.Module):
         twin._modules = dict(self._modules)  # what is set in the twin is not set here
         twin.quality = quality
         return twin
+
+    def as_voter(self) -> Self:
+        """This method as one of several that are asked whether they agree: at its quickest."""
+        return self.at(self.qualities[0]) if self.qualities else self
 
     def beside(self, path: Path, record: dict) -> None:
         """Load what a method keeps in further files beside its weights at `path`, as the record describes them."""

@@ -278,6 +278,7 @@ def test_another_quality_is_a_twin_with_the_same_weights(make):
     best = model.at("best")
     assert (model.quality, best.quality) == ("fast", "best") and best.prior is model.prior
     assert all(a is b for a, b in zip(model.parameters(), best.parameters(), strict=True))
+    assert best.as_voter().quality == "fast" and best.quality == "best"
     adapted = Adapted(model, [])
     assert adapted.at("best").base.quality == "best" and adapted.base.quality == "fast"
     with pytest.raises(ValueError, match="has no quality 'superb': choose one of fast, standard, best"):

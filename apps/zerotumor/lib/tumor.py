@@ -94,7 +94,7 @@ class Tumor(InferTask):
                 continue
             _, encoded, _ = self.engine.encoded(asked.path, method, asked.options.stated_modality)
             try:
-                found[method] = segment_scan(self.engine.model(method), encoded, asked.prompts).masks
+                found[method] = segment_scan(self.engine.model(method).as_voter(), encoded, asked.prompts).masks
             except PromptError:  # a method may know a fixed list of kinds alone
                 continue
         return found
