@@ -55,7 +55,7 @@ def test_both_stages_by_configs_and_resuming(tmp_path, monkeypatch, condition, s
     assert float(prior.scale_factor) == pytest.approx(record["scale_factor"], rel=1e-3) and record["scale_factor"] != 1
     assert torch.equal(prior.autoencoder.state_dict()["encoder.blocks.0.conv.conv.weight"], exported)
     assert float(prior.unet.out[-1].conv.weight.abs().max()) > 0  # zero before the first step
-    assert torch.isfinite(prior.predict(torch.randn(1, 4, 4, 4, 4), 10, condition)).all()
+    assert torch.isfinite(prior.predict(torch.randn(1, 8, 4, 4, 4), 10, condition)).all()
     assert len(list(second.glob("latents_16_8mm_*"))) == 1
 
 
@@ -96,7 +96,7 @@ def test_optional_parts_join_and_the_discriminator_learns(make):
 
 def test_a_few_steps_lower_the_unets_loss_and_leave_the_autoencoder_alone(make):
     prior = make().train()
-    batch = {"latent": torch.randn(4, 4, 4, 4, 4), "ct": torch.tensor([1, 0, 1, 0]), "spacing": torch.full((4, 3), 4.0)}
+    batch = {"latent": torch.randn(4, 8, 4, 4, 4), "ct": torch.tensor([1, 0, 1, 0]), "spacing": torch.full((4, 3), 4.0)}
     prepare, optimizer, course = PrepareLatents(prior, fixed=True), torch.optim.AdamW(prior.unet.parameters(), 5e-3), []
     for _ in range(12):
         noisy, target, _, keywords = prepare(batch, "cpu")
