@@ -52,7 +52,7 @@ def autoencoder(config: Mapping[str, object] | None = None) -> AutoencoderKlMais
 
     `num_splits`, `dim_split`, `save_mem` and `norm_float16` of published configs are not followed, see COMPUTE. `end_norms`
     is ours: without it, the starter's way, encoder and decoder do not norm what they end with. A norm there takes away how
-    bright a patch is, and a small network needs thousands of steps to bring that back. A config with its own `num_channels`
+    bright a patch is. A config with its own `num_channels`
     has these norms, as published ones do, unless it says otherwise.
     """
     config = config or {}
@@ -76,7 +76,7 @@ def autoencoder(config: Mapping[str, object] | None = None) -> AutoencoderKlMais
 def start_linear(network: AutoencoderKlMaisi) -> None:
     """Let a fresh autoencoder be a linear one: of the right size, without offsets, its residual branches silent.
 
-    From torch's own start, in which signals fade and offsets stay, five times the steps lead to the same error.
+    Trials against torch's own start are in bundle/docs/lab_notebook.md.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv3d):
