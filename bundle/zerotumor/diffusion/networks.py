@@ -52,8 +52,7 @@ def autoencoder(config: Mapping[str, object] | None = None) -> AutoencoderKlMais
 
     `num_splits`, `dim_split`, `save_mem` and `norm_float16` of published configs are not followed, see COMPUTE. `end_norms`
     is ours: without it, the starter's way, encoder and decoder do not norm what they end with. A norm there takes away how
-    bright a patch is. A config with its own `num_channels`
-    has these norms, as published ones do, unless it says otherwise.
+    bright a patch is. A config with its own `num_channels` has these norms, as published ones do, unless it says otherwise.
     """
     config = config or {}
     norms = {"end_norms": True} if "num_channels" in config else {}
