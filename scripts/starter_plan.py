@@ -97,7 +97,8 @@ FAINT = {"train_faint": 2800, "workers": 1}
 TINY = {"network_config::channels": "[4,4,4,4,4]", "network_config::mask_channels": 2, "network_config::patch": 32,
         "network_config::spacing": 8.0, "workers": 0}  # fmt: skip
 TINY_PRIOR = {
-    "autoencoder": {"num_channels": [4, 4, 8], "num_res_blocks": [1, 1, 1], "norm_num_groups": 4},
+    "autoencoder": {"num_channels": [4, 4, 8], "num_res_blocks": [1, 1, 1], "attention_levels": [False] * 3,
+                    "norm_num_groups": 4},
     "unet": {"num_channels": [8, 8], "num_res_blocks": 1, "attention_levels": [False, True],
              "num_head_channels": [0, 8], "norm_num_groups": 4},
 }  # fmt: skip
@@ -116,8 +117,8 @@ BUDGETS = {
             "refine/clicks": Length(3000, 4, 2400, 1.2),
             "zept/organs": Length(6000, 4, 2400, 1.6),
             "zept/tumors": Length(4000, 4, 2400, 1.6),
-            "diffugts/autoencoder": Length(4000, 4, 2400, 0.6),
-            "diffugts/unet": Length(10000, 8, 2400, 1.3),
+            "diffugts/autoencoder": Length(200, 4, 2400, 0.3),  # it starts without loss
+            "diffugts/unet": Length(6000, 4, 2400, 1.0),
             "diffugts/attention": Length(3000, 4, 2400, 1.5),
             "diffugts/residual": Length(2000, 4, 600, 1.0),
             "closed_set/whole": Length(11200, 4, 7200, 0.8, FAINT),  # as many as both of Malenia's stages
@@ -132,7 +133,7 @@ BUDGETS = {
             "refine/clicks": Length(800, 8, 1600, 0.2, {"workers": 12}),
             "zept/organs": Length(1200, 8, 2400, 0.12, {"workers": 12}),
             "zept/tumors": Length(800, 8, 2400, 0.12, {"workers": 12}),
-            "diffugts/autoencoder": Length(1500, 8, 2400, 0.06, {"workers": 12}),
+            "diffugts/autoencoder": Length(200, 8, 2400, 0.06, {"workers": 12}),
             "diffugts/unet": Length(3000, 16, 600, 0.05),  # these are made in the process that trains
             "diffugts/attention": Length(1000, 8, 2400, 0.12, {"workers": 12}),
             "diffugts/residual": Length(400, 8, 160, 0.1),

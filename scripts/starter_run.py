@@ -16,6 +16,7 @@ from pathlib import Path
 from starter_plan import BUDGETS, STAGES, Budget, Stage, Tool
 
 from zerotumor.pause import PAUSED
+from zerotumor.precision import in_hardware
 from zerotumor.segmenter import sha256
 from zerotumor.volumes import write_atomically, write_json
 
@@ -128,6 +129,7 @@ class Programme:
             "val_count": self.budget.val_count,
             "val_interval": min(self.budget.validate, epochs),
             "warmup_steps": max(1, min(100, length.steps // 10)),
+            "bf16": in_hardware(),
             **stage.fixed,
             **length.more,
             **{key: str(self.out / path) for key, path in (*stage.shared.items(), *stage.needs.items())},

@@ -31,11 +31,9 @@ def test_latents_are_the_scaled_mean_and_not_a_sample(make, image):
 
 
 @torch.no_grad()
-def test_large_volumes_go_in_tiles_that_agree_with_the_whole(make, monkeypatch):
-    prior, image = (
-        make(),
-        torch.rand(1, 1, 48, 32, 16).cumsum(2) / 48,
-    )  # smooth: norms of a tile are near those of the whole
+def test_large_volumes_go_in_tiles_that_agree_with_the_whole(monkeypatch):
+    # A tile is normed otherwise than the whole. A fresh starter's norms are silent, which leaves the tiling.
+    prior, image = DiffusionPrior().eval(), torch.rand(1, 1, 48, 32, 16)
     latent = prior.encode(image)
     whole = prior.decode(latent)
     calls, encode = [], prior.autoencoder.encode
@@ -45,12 +43,9 @@ def test_large_volumes_go_in_tiles_that_agree_with_the_whole(make, monkeypatch):
     assert tiled.shape == latent.shape and torch.allclose(tiled, latent, atol=1e-5)  # one tile holds it all
     monkeypatch.setattr("zerotumor.diffusion.prior.TILE", 32)
     tiled = prior.encode(image)
-    assert calls == [(48, 32, 16), (32, 32, 16), (32, 32, 16)] and tiled.shape == latent.shape
-    assert torch.corrcoef(torch.stack([tiled.flatten(), latent.flatten()]))[0, 1] > 0.9
+    assert calls == [(48, 32, 16), (32, 32, 16), (32, 32, 16)] and torch.allclose(tiled, latent, atol=1e-5)
     decoded = prior.decode(latent)
-    assert (
-        decoded.shape == whole.shape and torch.corrcoef(torch.stack([decoded.flatten(), whole.flatten()]))[0, 1] > 0.9
-    )
+    assert decoded.shape == whole.shape and torch.allclose(decoded, whole, atol=1e-5)
 
 
 @torch.no_grad()
@@ -163,6 +158,7 @@ def test_the_starter_is_small():
     prior = DiffusionPrior()
     assert 2 * sum(p.numel() for p in prior.parameters()) < 20e6  # bytes in half precision
     assert (
-        prior.multiple == 16
+        prior.stride == 2
+        and prior.multiple == 8
         and prior.autoencoder.encoder.blocks[0].conv.in_channels == STARTER_AUTOENCODER["in_channels"]
     )

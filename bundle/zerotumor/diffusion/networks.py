@@ -13,27 +13,28 @@ from monai.apps.generation.maisi.networks.autoencoderkl_maisi import (
     MaisiUpsample,
 )
 from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import DiffusionModelUNetMaisi
-from torch import nn
+from torch import Tensor, nn
 
 STARTER_AUTOENCODER = {
     "spatial_dims": 3,
     "in_channels": 1,
     "out_channels": 1,
-    "latent_channels": 8,  # MAISI's 4 lose too much where a voxel is 4 mm
-    "num_channels": [16, 32, 64],
-    "num_res_blocks": [1, 1, 1],
-    "attention_levels": [False, False, False],
+    "latent_channels": 8,  # of 2 x 2 x 2 voxels: MAISI's 4 of 4 x 4 x 4 lose too much where a voxel is 4 mm
+    "num_channels": [16, 32],
+    "num_res_blocks": [1, 1],
+    "attention_levels": [False, False],
     "norm_num_groups": 8,
     "with_encoder_nonlocal_attn": False,
     "with_decoder_nonlocal_attn": False,
+    "use_convtranspose": True,  # see `start_as_wavelets`
     "end_norms": False,  # see `autoencoder`
 }
 STARTER_UNET = {
     "spatial_dims": 3,
     "in_channels": 8,
     "out_channels": 8,
-    "num_channels": [48, 80, 112],
-    "num_res_blocks": [2, 1, 1],
+    "num_channels": [32, 64, 96],
+    "num_res_blocks": [1, 1, 1],
     "attention_levels": [False, False, True],
     "num_head_channels": [0, 0, 16],
     "norm_num_groups": 16,
@@ -43,20 +44,23 @@ STARTER_UNET = {
 # How a network computes, not what: weights fit either way. Splitting a convolution to save memory loses voxels wherever the
 # edge is not a multiple, and emptying the GPU's cache after every layer costs more than it saves.
 COMPUTE = {"num_splits": 1, "dim_split": 0, "save_mem": False, "norm_float16": False}
-LOG_VARIANCE = -6.0
-"""Of a fresh autoencoder's latents, everywhere."""
+LOG_VARIANCE = -10.0
+"""Of a fresh starter's latents, everywhere."""
+DETAIL = 4.0
+"""How much a fresh starter's latents enlarge differences: noise is added to all latents alike, and means vary most."""
 
 
 def autoencoder(config: Mapping[str, object] | None = None) -> AutoencoderKlMaisi:
     """The autoencoder with fresh weights; `config` replaces options of the starter's.
 
     `num_splits`, `dim_split`, `save_mem` and `norm_float16` of published configs are not followed, see COMPUTE. `end_norms`
-    is ours: without it, the starter's way, encoder and decoder do not norm what they end with. A norm there takes away how
-    bright a patch is. A config with its own `num_channels` has these norms, as published ones do, unless it says otherwise.
+    is ours: without it, the starter's way, encoder and decoder do not norm what they end with (a norm there takes away how
+    bright a patch is) and start as `start_as_wavelets` says. A config with its own `num_channels` has these norms, and no
+    transposed convolutions, as published ones, unless it says otherwise.
     """
     config = config or {}
-    norms = {"end_norms": True} if "num_channels" in config else {}
-    options = {**STARTER_AUTOENCODER, **norms, **config, **COMPUTE}
+    published = {"end_norms": True, "use_convtranspose": False} if "num_channels" in config else {}
+    options = {**STARTER_AUTOENCODER, **published, **config, **COMPUTE}
     end_norms = options.pop("end_norms")
     network = AutoencoderKlMaisi(**options)
     # MAISI's own norm goes group by group, to save memory. torch's has the same weights and result, and a training step on a
@@ -67,34 +71,67 @@ def autoencoder(config: Mapping[str, object] | None = None) -> AutoencoderKlMais
                 setattr(parent, name, nn.GroupNorm(norm.num_groups, norm.num_channels, norm.eps))
     if not end_norms:
         network.encoder.blocks[-2] = network.decoder.blocks[-2] = nn.Identity()
-    start_linear(network)
+        start_as_wavelets(network)
     return network
 
 
 @torch.no_grad()
-def start_linear(network: AutoencoderKlMaisi) -> None:
-    """Let a fresh autoencoder be a linear one: of the right size, without offsets, its residual branches silent.
+def start_as_wavelets(network: AutoencoderKlMaisi) -> None:
+    """Let a fresh autoencoder be a Haar transform and back: mean and seven differences of every 2 x 2 x 2 voxels.
 
-    Trials against torch's own start are in bundle/docs/lab_notebook.md.
+    With two levels, eight latent channels and transposed convolutions nothing is lost from the first step on; only these can
+    tell an odd voxel from an even one. More levels halve the mean's map alone and keep the last one's differences. Residual
+    branches are silent at first. Channels beyond these start at random and are not listened to yet.
+
+    Raises:
+        ValueError: the network upsamples without transposed convolutions.
     """
-    for module in network.modules():
-        if isinstance(module, nn.Conv3d):
-            nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
-            nn.init.zeros_(module.bias)
-    edge = torch.tensor([0.25, 0.5, 0.25])
-    smooth = edge[:, None, None] * edge[:, None] * edge
-    for module in network.modules():
-        if isinstance(module, MaisiResBlock):
-            nn.init.zeros_(module.conv2.conv.conv.weight)
-        elif isinstance(module, MaisiDownsample | MaisiUpsample):
-            weight = module.conv.conv.conv.weight.mul_(0.3)
-            for channel in range(len(weight)):
-                weight[channel, channel] += smooth
-    network.decoder.blocks[-1].conv.conv.weight.mul_(0.1)
+    signs = torch.tensor([[1.0, 1.0], [1.0, -1.0]])
+    haar = torch.einsum("ai,bj,ck->abcijk", signs, signs, signs).reshape(8, 2, 2, 2)
+    gains = torch.tensor([1.0, *[DETAIL] * 7])[:, None, None, None]
+    for convolution in [m for m in network.modules() if isinstance(m, nn.Conv3d)]:
+        nn.init.kaiming_normal_(convolution.weight, nonlinearity="linear")
+        nn.init.zeros_(convolution.bias)
+    inward, outward = network.encoder.blocks, network.decoder.blocks
+    for block in [*inward, *outward]:
+        if isinstance(block, MaisiResBlock):
+            nn.init.zeros_(block.conv2.conv.conv.weight)
+            if block.in_channels != block.out_channels:
+                _pass_on(block.nin_shortcut.conv.conv)
+        elif isinstance(block, MaisiDownsample):
+            weight = block.conv.conv.conv.weight
+            weight[:8] = 0
+            weight[:8, 0, :2, :2, :2] = (haar * gains / 8)[: len(weight)]
+        elif isinstance(block, MaisiUpsample):
+            if not block.use_convtranspose:
+                raise ValueError("an autoencoder without end_norms needs use_convtranspose: true to start as wavelets")
+            _up(block.conv.conv.conv, haar / gains)
+    for convolution in (inward[0], inward[-1], outward[0], outward[-1]):
+        _pass_on(convolution.conv.conv)
+    for convolution in (network.quant_conv_mu, network.post_quant_conv):
+        _pass_on(convolution.conv)
     # A fresh posterior of standard deviation 1, or of one that random weights choose, drowns its mean in noise, and the
     # decoder learns to blur first.
     nn.init.zeros_(network.quant_conv_log_sigma.conv.weight)
     nn.init.constant_(network.quant_conv_log_sigma.conv.bias, LOG_VARIANCE)
+
+
+def _pass_on(convolution: nn.Conv3d) -> None:
+    """Hand on the first (at most eight) channels as they are."""
+    weight = convolution.weight
+    width = min(8, *weight.shape[:2])
+    center = [edge // 2 for edge in weight.shape[2:]]
+    weight[:width] = 0
+    weight[(range(width), range(width), *center)] = 1
+
+
+def _up(convolution: nn.ConvTranspose3d, synthesis: Tensor) -> None:
+    """Let a transposed convolution (kernel 3, stride 2) draw its first channel from the first eight by (8, 2, 2, 2)."""
+    nn.init.zeros_(convolution.bias)
+    weight = convolution.weight  # (in, out, 3, 3, 3); an even voxel is met by tap 1, the odd one behind it by tap 2
+    nn.init.normal_(weight, std=(8 * len(weight)) ** -0.5)
+    weight[:, :8] = 0
+    weight[:8, 0, 1:, 1:, 1:] = synthesis[: len(weight)]
 
 
 def unet(config: Mapping[str, object] | None = None) -> DiffusionModelUNetMaisi:

@@ -1,0 +1,38 @@
+"""Training in bfloat16 on a CPU: only the network's forward pass, and only if asked for."""
+
+import torch
+
+from zerotumor.precision import Autocast, full
+
+
+class Network(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv3d(1, 4, 3)
+        self.kinds = []
+
+    def forward(self, image, factor=1.0):
+        logits = self.conv(image) * factor
+        self.kinds.append(logits.dtype)
+        return {"logits": logits, "levels": [logits, (logits.relu(),)], "name": "map"}
+
+
+def test_the_network_runs_in_bfloat16_and_the_loss_in_full_precision():
+    network, image = Network(), torch.rand(1, 1, 8, 8, 8)
+    out = Autocast()(image, network, factor=2.0)
+    assert network.kinds == [torch.bfloat16] and out["name"] == "map"
+    assert out["logits"].dtype == out["levels"][0].dtype == out["levels"][1][0].dtype == torch.float32
+    assert torch.allclose(out["logits"], network(image, 2.0)["logits"], atol=0.05)
+    out["logits"].square().mean().backward()
+    assert network.conv.weight.grad.dtype == torch.float32 and network.conv.weight.grad.any()
+
+
+def test_not_asked_for_nothing_changes():
+    network, image = Network(), torch.rand(1, 1, 8, 8, 8)
+    out = Autocast(enabled=False)(image, network)
+    assert network.kinds == [torch.float32] and torch.equal(out["logits"], network(image)["logits"])
+
+
+def test_other_kinds_of_numbers_stay():
+    mask = torch.ones(2, dtype=torch.bool)
+    assert full(mask) is mask and full(3) == 3 and full(torch.ones(2, dtype=torch.float64)).dtype == torch.float64
