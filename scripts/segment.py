@@ -122,7 +122,8 @@ def segment_one(
     if unsure:
         parsed = parse(prompts, modality=asked.modality, encoder=model.encoder)
         others = [segment_scan(member, scan, parsed, modality=asked.modality).masks for member in members]
-        result.extras[UNCERTAINTY] = attach(result.report["prompts"], assess(model, asked, parsed, others=others))
+        doubts = assess(model, asked, parsed, others=others, plain=result.answer)
+        result.extras[UNCERTAINTY] = attach(result.report["prompts"], doubts)
     result.report |= {"request": request, "picture": files["picture"].name}
     write_results(scan, result, files, source, tuple(model.images))
     return result.report

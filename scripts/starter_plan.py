@@ -97,8 +97,7 @@ FAINT = {"train_faint": 2800, "workers": 1}
 TINY = {"network_config::channels": "[4,4,4,4,4]", "network_config::mask_channels": 2, "network_config::patch": 32,
         "network_config::spacing": 8.0, "workers": 0}  # fmt: skip
 TINY_PRIOR = {
-    "autoencoder": {"num_channels": [4, 4, 8], "num_res_blocks": [1, 1, 1], "attention_levels": [False] * 3,
-                    "norm_num_groups": 4},
+    "autoencoder": {"num_channels": [4, 4, 8], "num_res_blocks": [1, 1, 1], "norm_num_groups": 4},
     "unet": {"num_channels": [8, 8], "num_res_blocks": 1, "attention_levels": [False, True],
              "num_head_channels": [0, 8], "norm_num_groups": 4},
 }  # fmt: skip

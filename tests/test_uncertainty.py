@@ -8,6 +8,7 @@ from monai.data import MetaTensor
 
 from zerotumor import uncertainty
 from zerotumor.calibration import Calibration, Counts, Curve, read, record_of
+from zerotumor.inferer import segment_volume
 from zerotumor.pipeline import segment_scan
 from zerotumor.prompts import parse
 from zerotumor.segmenter import Segmentation, Segmenter
@@ -104,6 +105,17 @@ def test_the_same_seed_gives_the_same_numbers_and_no_look_changes_the_answer(pre
     assert plain.perturbation == pytest.approx(0, abs=1e-6)
     mask = segment_scan(Bright(), scan, prompts).masks[0]
     assert torch.equal(mask > 0, plain.probability >= 0.5)
+
+
+def test_an_answer_that_is_there_is_not_made_again(prepared, monkeypatch):
+    model, scan, prompts = Bright(), scan_with(0.7), parse("tumor", modality="MR")
+    settings = {"passes": 2, "calibration": Calibration()}
+    asked = assess(model, scan, prompts, **settings)[0]
+    answer, calls = segment_scan(model, scan, prompts).answer, []
+    monkeypatch.setattr(uncertainty, "segment_volume", lambda *a, **k: calls.append(1) or segment_volume(*a, **k))
+    given = assess(model, scan, prompts, plain=answer, **settings)[0]
+    assert len(calls) == 2 and torch.equal(given.map, asked.map) and given.parts() == asked.parts()
+    assert torch.equal(answer.probabilities, segment_scan(model, scan, prompts).answer.probabilities)  # not written to
 
 
 def test_a_committee_that_disagrees_says_on_how_much(prepared):

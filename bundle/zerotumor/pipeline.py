@@ -14,7 +14,7 @@ from monai.data import MetaTensor
 from monai.transforms import SpatialResample
 from torch import Tensor
 
-from .inferer import Progress, VolumeFeatures, encode_volume, segment_volume
+from .inferer import Progress, VolumeFeatures, VolumeResult, encode_volume, segment_volume
 from .prompts import Prompt, parse
 from .report import describe_prompt
 from .segmenter import Segmenter
@@ -29,6 +29,7 @@ class ScanResult:
     report: dict
     probabilities: Tensor | None = None  # (P, X, Y, Z) float32, when asked for
     ungated: Tensor | None = None  # the same before any decision of presence, for ranking voxels
+    answer: VolumeResult | None = None  # what all this was made of, on the prepared grid
     extras: dict[str, object] = field(default_factory=dict)  # the method's own maps (1, X, Y, Z), when asked for
 
 
@@ -123,7 +124,7 @@ def segment_scan(
         "seconds": round(time.perf_counter() - started, 2),
         "prompts": entries,
     }
-    out = ScanResult(masks, report)
+    out = ScanResult(masks, report, answer=result)
     if keep_probabilities:
         out.probabilities = probabilities
         out.ungated = to_grid(result.extras["ungated"], prepared.affine, scan)

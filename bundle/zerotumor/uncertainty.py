@@ -23,7 +23,7 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from .calibration import Calibration, read
-from .inferer import segment_volume
+from .inferer import VolumeResult, segment_volume
 from .pipeline import EncodedScan, encode_scan, to_grid
 from .prompts import Prompt, parse
 from .segmenter import Segmenter
@@ -88,12 +88,14 @@ def assess(
     seed: int = 0,
     calibration: Calibration | None = None,
     overlap: float = 0.5,
+    plain: VolumeResult | None = None,
 ) -> list[Uncertainty]:
     """How unsure a method is of each of P prompts.
 
     Args:
         scan: (1, X, Y, Z) as read, or encoded. others: masks (P, X, Y, Z) of other methods on the scan's grid. passes: looks
         besides the plain one; each takes as long as segmenting the scan. calibration: by default that of the weights.
+        plain: the answer in question (`pipeline.ScanResult.answer`), if it is there already.
 
     Raises:
         PromptError, ModalityError: see `pipeline.segment_scan`.
@@ -103,7 +105,7 @@ def assess(
         prompts = parse(prompts, modality=encoded.modality, encoder=model.encoder)
     calibration = read(model) if calibration is None else calibration
     image = torch.as_tensor(encoded.prepared).as_subclass(Tensor)
-    plain = segment_volume(model, image, prompts, overlap=overlap, features=encoded.features)
+    plain = plain or segment_volume(model, image, prompts, overlap=overlap, features=encoded.features)
     mean = plain.extras["ungated"].clone()
     aleatoric = binary_entropy(mean)
     for look, axis in looks(image, mirror_axes(prompts), passes, seed):

@@ -13,8 +13,7 @@ from zerotumor.training import GeneratePhantom
 
 EDGE = 16
 PRIOR = {
-    "autoencoder": {"num_channels": [4, 4, 8], "num_res_blocks": [1, 1, 1], "attention_levels": [False] * 3,
-                    "norm_num_groups": 4},
+    "autoencoder": {"num_channels": [4, 4, 8], "num_res_blocks": [1, 1, 1], "norm_num_groups": 4},
     "unet": {"num_channels": [8, 8], "num_res_blocks": 1, "attention_levels": [False, True],
              "num_head_channels": [0, 8], "norm_num_groups": 4},
 }  # fmt: skip

@@ -6,9 +6,7 @@ import torch
 from zerotumor.diffusion.conditions import Condition
 from zerotumor.diffusion.prior import DiffusionPrior
 
-AUTOENCODER = {
-    "num_channels": [4, 4, 8], "num_res_blocks": [1, 1, 1], "attention_levels": [False] * 3, "norm_num_groups": 4,
-}  # fmt: skip
+AUTOENCODER = {"num_channels": [4, 4, 8], "num_res_blocks": [1, 1, 1], "norm_num_groups": 4}
 UNET = {
     "num_channels": [8, 8, 16], "num_res_blocks": 1, "attention_levels": [False, False, True],
     "num_head_channels": [0, 0, 8], "norm_num_groups": 4,

@@ -10,7 +10,8 @@ from zerotumor.diffusion import networks
 @torch.no_grad()
 def test_the_autoencoder_is_monais_own(sizes):
     config, _ = sizes
-    options = {**networks.STARTER_AUTOENCODER, **config, **networks.COMPUTE, "use_convtranspose": False}
+    published = {"use_convtranspose": False, "attention_levels": [False] * 3}
+    options = {**networks.STARTER_AUTOENCODER, **published, **config, **networks.COMPUTE}
     options.pop("end_norms")
     theirs = AutoencoderKlMaisi(**options).eval()
     for parameter in theirs.parameters():
@@ -49,10 +50,8 @@ def test_a_fresh_starter_loses_nothing(config):
 
 @torch.no_grad()
 def test_more_levels_start_with_the_means_of_means():
-    config = {
-        "num_channels": [8, 8, 8], "num_res_blocks": [1, 1, 1], "attention_levels": [False] * 3, "norm_num_groups": 4,
-        "end_norms": False, "use_convtranspose": True,
-    }  # fmt: skip
+    config = {"num_channels": [8, 8, 8], "num_res_blocks": [1, 1, 1], "norm_num_groups": 4, "use_convtranspose": True}
+    config |= {"end_norms": False}
     network, image = networks.autoencoder(config).eval(), torch.rand(1, 1, 16, 16, 16)
     half = torch.nn.functional.avg_pool3d(image, 2)
     smooth = half.repeat_interleave(2, 2).repeat_interleave(2, 3).repeat_interleave(2, 4)

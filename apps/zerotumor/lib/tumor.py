@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from torch import Tensor
 
+from zerotumor.inferer import VolumeResult
 from zerotumor.maps import summaries
 from zerotumor.pipeline import EncodedScan, segment_scan
 from zerotumor.prompts import Prompt, PromptError, asks_for_anomaly, parse
@@ -104,12 +105,16 @@ class Tumor(InferTask):
         """What answers a request that names no method."""
         return TumorOptions().method
 
-    def doubts(self, asked: Asked, committee: bool = True) -> list[Uncertainty]:
-        """How unsure the answer to each prompt is, in full; with or without what the other methods find."""
+    def doubts(self, asked: Asked, committee: bool = True, plain: VolumeResult | None = None) -> list[Uncertainty]:
+        """How unsure the answer to each prompt is, in full; with or without what the other methods find.
+
+        Args:
+            plain: the answer, if it is there already.
+        """
         others = list(self.committee(asked).values()) if committee else []
-        options = asked.options
+        passes, overlap = asked.options.passes, asked.options.overlap
         return assess(
-            asked.model, asked.encoded, asked.prompts, others=others, passes=options.passes, overlap=options.overlap
+            asked.model, asked.encoded, asked.prompts, others=others, passes=passes, overlap=overlap, plain=plain
         )
 
     def __call__(self, request: dict) -> tuple[str | None, dict]:
@@ -129,7 +134,7 @@ class Tumor(InferTask):
             entry |= {"label": number, "uncertainty": case_uncertainty(probabilities, entry["score"])}
         maps = dict(result.extras)
         if options.doubts:
-            maps["uncertainty"] = attach(entries, self.doubts(asked))
+            maps["uncertainty"] = attach(entries, self.doubts(asked, plain=result.answer))
         union = result.masks.amax(0)
         self.histories.propose(asked.digest, options.client_id, union)
         text = "; ".join(p.text for p in prompts)

@@ -59,7 +59,9 @@ def autoencoder(config: Mapping[str, object] | None = None) -> AutoencoderKlMais
     transposed convolutions, as published ones, unless it says otherwise.
     """
     config = config or {}
-    published = {"end_norms": True, "use_convtranspose": False} if "num_channels" in config else {}
+    published = {}
+    if levels := len(config.get("num_channels", ())):
+        published = {"end_norms": True, "use_convtranspose": False, "attention_levels": [False] * levels}
     options = {**STARTER_AUTOENCODER, **published, **config, **COMPUTE}
     end_norms = options.pop("end_norms")
     network = AutoencoderKlMaisi(**options)
