@@ -116,7 +116,7 @@ def test_encoder_taps_have_the_shapes_they_say(make, image, finest):
 
 @torch.no_grad()
 def test_unet_taps_have_the_shapes_they_say(make, image, condition):
-    prior = make()
+    prior = make(preconditioned=False)
     latent = prior.encode(image)
     taps = prior.unet_taps(latent, 100.0, condition)
     assert prior.unet_tap_channels == (8, 8, 16) and prior.unet_tap_strides == (4, 4, 8)
@@ -141,6 +141,17 @@ def test_edges_that_do_not_fit_are_refused(make):
         prior.encode(torch.rand(1, 1, 30, 32, 32))
     with pytest.raises(ValueError, match="multiples of 4"):
         prior.predict(torch.rand(1, 8, 8, 8, 6), 1.0, Condition())
+
+
+@torch.no_grad()
+def test_the_starters_network_predicts_what_a_linear_guess_leaves_over(make, condition):
+    ours, t = make(), torch.tensor([200.0, 900.0])
+    theirs = DiffusionPrior(ours.autoencoder, ours.unet, preconditioned=False).eval()  # as published models do
+    latent = torch.randn(2, 8, 8, 8, 8)
+    skip, out, inward = ours.schedule.preconditioning(t, latent)
+    guess = skip * latent + out * theirs.predict(inward * latent, t, condition)
+    assert torch.allclose(ours.predict(latent, t, condition), guess, atol=1e-5)
+    assert not torch.allclose(ours.predict(latent, t, condition), theirs.predict(latent, t, condition), atol=1e-2)
 
 
 def test_frozen_is_for_good(make, image):

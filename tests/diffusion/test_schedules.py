@@ -148,3 +148,21 @@ def test_unknown_schedules_are_named():
     assert isinstance(schedule("ddpm", prediction="v_prediction"), Ddpm) and isinstance(schedule(), Flow)
     with pytest.raises(ValueError, match="choose one of ddpm, flow"):
         schedule("cosine")
+
+
+@pytest.mark.parametrize("schedule", [Flow(), Ddpm(), Ddpm("v_prediction")])
+@pytest.mark.parametrize("t", [1.0, 300.0, 700.0, 999.0])
+def test_preconditioned_inputs_and_what_is_left_to_predict_have_variance_one(schedule, t):
+    torch.manual_seed(0)
+    x0, noise, t = torch.randn(2, 1, 40, 40, 40), torch.randn(2, 1, 40, 40, 40), torch.tensor([t, t])
+    x = schedule.add_noise(x0, noise, t)
+    skip, out, inward = schedule.preconditioning(t, x)
+    left = (schedule.target(x0, noise, t) - skip * x) / out
+    assert (inward * x).var() == pytest.approx(1, abs=0.02) and left.var() == pytest.approx(1, abs=0.02)
+    assert abs(float((left * x).mean())) < 0.02  # the linear guess has taken all that there was
+
+
+def test_preconditioning_takes_one_time_for_all_as_well():
+    x = torch.randn(2, 1, 4, 4, 4)
+    many, one = (Flow().preconditioning(t, x) for t in (torch.tensor([400.0, 400.0]), torch.tensor(400.0)))
+    assert all(torch.equal(m.expand_as(x), o.expand_as(x)) for m, o in zip(many, one, strict=True))

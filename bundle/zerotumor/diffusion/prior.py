@@ -33,7 +33,8 @@ class DiffusionPrior(nn.Module):
         autoencoder, unet: networks, or options for `networks` (by default the starter's). schedule: options of
         `schedules.schedule`. scale_factor: 1 / standard deviation of the latents. finest_taps: see
         `networks.encoder_blocks`. guidance: classifier-free, 0 for none; towards the modality, away from "unknown".
-        ct_range: HU that become 0 and 1; MAISI's reaches to 1000.
+        preconditioned: the U-Net predicts what is left over by a linear guess, see `Schedule.preconditioning`; published models
+        predict all of it. ct_range: HU that become 0 and 1; MAISI's reaches to 1000.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class DiffusionPrior(nn.Module):
         scale_factor: float = 1.0,
         finest_taps: bool = True,
         guidance: float = 0.0,
+        preconditioned: bool = True,
         ct_range: Sequence[float] = WIDE_HU,
     ) -> None:
         super().__init__()
@@ -51,7 +53,7 @@ class DiffusionPrior(nn.Module):
         self.unet = unet if isinstance(unet, nn.Module) else networks.unet(unet)
         self.schedule = schedule if isinstance(schedule, Schedule) else build_schedule(schedule)
         self.register_buffer("scale_factor", torch.tensor(float(scale_factor)))
-        self.guidance, self.frozen = float(guidance), False
+        self.guidance, self.preconditioned, self.frozen = float(guidance), bool(preconditioned), False
         self.ct_range = (float(ct_range[0]), float(ct_range[1]))
         blocks = networks.encoder_blocks(self.autoencoder, finest_taps)
         self.encoder_tap_blocks = tuple(k for k, _, _ in blocks)
@@ -122,7 +124,10 @@ class DiffusionPrior(nn.Module):
             inputs["top_region_index_tensor"] = given.top
         if unet.include_bottom_region_index_input:
             inputs["bottom_region_index_tensor"] = given.bottom
-        return unet(latent, t, **inputs)
+        if not self.preconditioned:
+            return unet(latent, t, **inputs)
+        skip, out, inward = self.schedule.preconditioning(t, latent)
+        return skip * latent + out * unet(inward * latent, t, **inputs)
 
     def forward(self, latent: Tensor, t: Tensor, condition: Condition | Sequence[Condition]) -> Tensor:
         """`predict`, for MONAI's engines."""

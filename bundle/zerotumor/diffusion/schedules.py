@@ -70,6 +70,18 @@ class Schedule(ABC):
         """The x_0 that a prediction at x_t implies."""
         return self.split(prediction, t, x)[0].to(x)
 
+    def preconditioning(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """c_skip, c_out and c_in, in the shape of `like`: where x_0 and noise have variance 1, c_in x_t has it too, and so has
+        what is left for a network F if the prediction is c_skip x_t + c_out F(c_in x_t) (Karras et al., NeurIPS 2022, B.6)."""
+        a, b = self._levels(t, like)
+        t = torch.as_tensor(t, device=like.device)
+        one, zero = torch.ones_like(t, dtype=torch.float32), torch.zeros_like(t, dtype=torch.float32)
+        # The target is linear in x_0 and noise: p x_0 + q noise.
+        p, q = (self.target(*parts, t) for parts in ((one, zero), (zero, one)))
+        p, q = (unsqueeze_right(c, like.ndim) if c.ndim else c for c in (p, q))
+        power = a.square() + b.square()
+        return (p * a + q * b) / power, (p * b - q * a).abs() / power.sqrt(), power.rsqrt()
+
     def step(
         self,
         prediction: Tensor,
