@@ -33,7 +33,7 @@ class DiffusionPrior(nn.Module):
         autoencoder, unet: networks, or options for `networks` (by default the starter's). schedule: options of
         `schedules.schedule`. scale_factor: 1 / standard deviation of the latents. finest_taps: see
         `networks.encoder_blocks`. guidance: classifier-free, 0 for none; towards the modality, away from "unknown".
-        preconditioned: the U-Net predicts what is left over by a linear guess, see `Schedule.preconditioning`; published models
+        preconditioned: the U-Net predicts what a linear guess leaves over, see `Schedule.preconditioning`; published models
         predict all of it. ct_range: HU that become 0 and 1; MAISI's reaches to 1000.
     """
 

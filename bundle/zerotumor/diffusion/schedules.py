@@ -71,8 +71,11 @@ class Schedule(ABC):
         return self.split(prediction, t, x)[0].to(x)
 
     def preconditioning(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """c_skip, c_out and c_in, in the shape of `like`: where x_0 and noise have variance 1, c_in x_t has it too, and so has
-        what is left for a network F if the prediction is c_skip x_t + c_out F(c_in x_t) (Karras et al., NeurIPS 2022, B.6)."""
+        """c_skip, c_out and c_in, in the shape of `like` (Karras et al., NeurIPS 2022, B.6).
+
+        Where x_0 and noise have variance 1, so has c_in x_t, and so has what is left for a network F to predict if the whole
+        prediction is c_skip x_t + c_out F(c_in x_t).
+        """
         a, b = self._levels(t, like)
         t = torch.as_tensor(t, device=like.device)
         one, zero = torch.ones_like(t, dtype=torch.float32), torch.zeros_like(t, dtype=torch.float32)
