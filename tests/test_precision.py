@@ -2,7 +2,8 @@
 
 import torch
 
-from zerotumor.precision import Autocast, full
+from zerotumor import precision
+from zerotumor.precision import Autocast, full, mixed
 
 
 class Network(torch.nn.Module):
@@ -36,3 +37,19 @@ def test_not_asked_for_nothing_changes():
 def test_other_kinds_of_numbers_stay():
     mask = torch.ones(2, dtype=torch.bool)
     assert full(mask) is mask and full(3) == 3 and full(torch.ones(2, dtype=torch.float64)).dtype == torch.float64
+
+
+def test_a_forward_pass_is_mixed_where_that_pays(monkeypatch):
+    layer, x = torch.nn.Conv3d(1, 1, 1), torch.rand(1, 1, 2, 2, 2)
+    for there, kind in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(precision, "in_hardware", lambda there=there: there)
+        with mixed(x.device):
+            assert layer(x).dtype == kind
+
+
+def test_an_unreadable_machine_is_taken_for_one_without(monkeypatch, tmp_path):
+    monkeypatch.setattr(precision, "CPU", tmp_path / "missing")
+    assert not precision.in_hardware.__wrapped__()
+    (tmp_path / "cpuinfo").write_text("flags : fpu avx512f avx512_bf16 sse\n")
+    monkeypatch.setattr(precision, "CPU", tmp_path / "cpuinfo")
+    assert precision.in_hardware.__wrapped__()

@@ -1,13 +1,16 @@
-"""Training on a CPU in bfloat16: MONAI's engines mix precisions on GPUs alone."""
+"""Mixed precision, on CPUs that have bfloat16 too: MONAI's engines mix precisions on GPUs alone."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 
 import torch
 from monai.inferers import SimpleInferer
 from torch import Tensor
+
+CPU = Path("/proc/cpuinfo")
 
 
 class Autocast(SimpleInferer):
@@ -29,10 +32,16 @@ class Autocast(SimpleInferer):
             return full(super().__call__(inputs, network, *args, **kwargs))
 
 
+def mixed(device: torch.device) -> torch.autocast:
+    """A context for forward passes: half precision on a GPU, bfloat16 on a CPU that has it in hardware."""
+    return torch.autocast(device.type, enabled=device.type != "cpu" or in_hardware())
+
+
+@cache
 def in_hardware() -> bool:
     """Whether this CPU multiplies in bfloat16; False where that cannot be told."""
     try:
-        flags = Path("/proc/cpuinfo").read_text().split()
+        flags = CPU.read_text().split()
     except OSError:
         return False
     return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..diffusion.prior import Condition, DiffusionPrior
 from ..diffusion.schedules import normal
+from ..precision import mixed
 from .holes import latent_mask
 
 
@@ -70,7 +71,7 @@ def inpaint_latent(
     for k, t in enumerate(times):
         following = times[k + 1] if k + 1 < len(times) else None
         for r in range(quality.resamplings):
-            with torch.autocast(z.device.type, enabled=z.is_cuda):
+            with mixed(z.device):
                 prediction = prior.predict(z, t, condition).to(z)
             drawn = schedule.step(prediction, t, following, z, generator)
             known = latent if following is None else schedule.add_noise(latent, noise, following)

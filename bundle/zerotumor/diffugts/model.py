@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..diffusion.prior import Condition, DiffusionPrior
 from ..diffusion.schedules import normal
+from ..precision import mixed
 from ..prompts import DEFAULT_PROMPT, Prompt, parse
 from ..segmenter import Segmentation
 from ..transforms import WIDE_HU, shows_ct
@@ -109,7 +110,9 @@ class DiffuGTS(PriorSegmenter):
         noise = normal(latent[:1], torch.Generator().manual_seed(self.seed))
         t = prior.schedule.timesteps(1, self.options.tap_noise)[0]
         noised = prior.schedule.add_noise(latent, noise.expand_as(latent), t)
-        return prior.unet_taps(noised, t, [self.condition(one) for one in ct.tolist()])
+        with mixed(noised.device):
+            levels = prior.unet_taps(noised, t, [self.condition(one) for one in ct.tolist()])
+        return [level.float() for level in levels]
 
     def encode_image(self, image: Tensor) -> dict[str, Tensor]:
         """All that is known of an image (B, 2, X, Y, Z) before a prompt.
