@@ -139,11 +139,18 @@ def _up(convolution: nn.ConvTranspose3d, synthesis: Tensor) -> None:
 def unet(config: Mapping[str, object] | None = None) -> DiffusionModelUNetMaisi:
     """The diffusion U-Net with fresh weights; `config` replaces options of the starter's.
 
-    Flash attention, which published configs ask for, exists on GPUs alone and needs no other weights.
+    Flash attention, which published configs ask for, exists on GPUs alone and needs no other weights. `end_norm` is ours:
+    without it, the starter's way, what the U-Net ends with is not normed, as a norm there takes away how bright a whole
+    latent is to be. A config with its own `num_channels` has that norm, as published ones, unless it says otherwise.
     """
-    options = {**STARTER_UNET, **(config or {})}
+    config = config or {}
+    options = {**STARTER_UNET, "end_norm": "num_channels" in config, **config}
+    end_norm = options.pop("end_norm")
     options["use_flash_attention"] = bool(options.get("use_flash_attention")) and torch.cuda.is_available()
-    return DiffusionModelUNetMaisi(**options)
+    network = DiffusionModelUNetMaisi(**options)
+    if not end_norm:
+        network.out[0] = nn.Identity()
+    return network
 
 
 def encoder_blocks(network: AutoencoderKlMaisi, finest: bool) -> list[tuple[int, int, int]]:
