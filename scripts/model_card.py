@@ -4,7 +4,9 @@ python scripts/evaluate.py --method malenia,zept,outlier,everything --set all --
 python scripts/evaluate_organs.py --method malenia,zept --out out/organs.json
 python scripts/model_card.py out/evaluation.json --organs out/organs.json
 
-Every method among the records gets a card: model_card.md is Malenia's, model_card_zept.md ZePT's.
+Every method among the records gets a card: model_card.md is Malenia's, model_card_zept.md ZePT's. The records are kept
+beside the pages (records.json), so that a method can be measured alone:
+what is known of others stays while their weights do.
 """
 
 from __future__ import annotations
@@ -21,16 +23,18 @@ import typer
 from evaluate import groups, median
 from rich.console import Console
 
+from zerotumor.baselines import BASELINES
 from zerotumor.metrics import bootstrap
 from zerotumor.organs import mean_dice
-from zerotumor.segmenter import METHODS, WeightsError
+from zerotumor.segmenter import METHODS, OPPONENTS, WeightsError
 from zerotumor.vocabulary import LESIONS, lesions
 from zerotumor.volumes import write_atomically
 
 console = Console()
+NOTHING = {"weights_sha256": {}, "records": []}
 DEFAULT = next(iter(METHODS))
 """The method whose card is the bundle's."""
-OPPONENTS = {
+FURTHER = {
     "closed_set": "`closed_set` is a U-Net of the methods' size, trained on the same phantoms; it does not read the prompt.",
     "ensemble": "`ensemble` is the mean of the probabilities of all methods that have weights.",
 }
@@ -121,7 +125,7 @@ def results_page(records: list[dict], organs: list[dict]) -> str:
         "voxels inside the host organ and 10 mm around it on phantoms, in the whole scan on real ones, where the organ is",
         "not outlined. `outlier` is an intensity outlier in the body, `everything` calls the whole body a tumor; neither",
         "reads the prompt. Seen kinds are those whose lesions were in training.",
-        *(text for name, text in OPPONENTS.items() if any(r["method"] == name for r in records)),
+        *(text for name, text in FURTHER.items() if any(r["method"] == name for r in records)),
         "",
         "## Overall",
         "",
@@ -189,8 +193,9 @@ Median time a scan and its prompts on two cores: {median(seconds):.1f} s. More, 
 
 
 def cut(records: list[dict], method: str) -> list[str]:
-    """The README's table: three lines a method, and what happens in healthy scans. `method` comes first."""
-    own = sorted(records, key=lambda r: r["method"] != method)
+    """The README's table: three lines a method, and what happens in healthy scans. `method` comes first, ablations are left
+    out."""
+    own = sorted((r for r in records if ":" not in r["method"]), key=lambda r: r["method"] != method)
     return [*results_table(own, list(GROUPS)), "", *healthy_table([r for r in own if r["method"] in METHODS])]
 
 
@@ -211,7 +216,34 @@ def weights_record(models: Path, method: str, measured: str, source: Path) -> di
 
 def read(source: Path | None) -> dict:
     """A file of records, or none."""
-    return {"weights_sha256": {}, "records": []} if source is None else json.loads(source.read_text())
+    return NOTHING if source is None else json.loads(source.read_text())
+
+
+def keep_up(kept: dict, fresh: dict, models: Path) -> dict:
+    """What was known and what is new: records of a method that was measured anew, or whose weights have changed, go."""
+    old = {
+        k: v for k, v in kept["weights_sha256"].items() if k not in fresh["weights_sha256"] and current(k, v, models)
+    }
+    records = [r for r in kept["records"] if r["method"] in old] + fresh["records"]
+    order = {name: k for k, name in enumerate([*METHODS, *BASELINES, *OPPONENTS])}
+    records.sort(key=lambda r: order.get(r["method"].partition(":")[0], len(order)))  # stable
+    return {"weights_sha256": {**old, **fresh["weights_sha256"]}, "records": records}
+
+
+def current(name: str, measured: str, models: Path) -> bool:
+    """Whether a method's weights are still those that were measured; what has no file of its own is taken to be."""
+    method = {**METHODS, **OPPONENTS}.get(name.partition(":")[0])
+    path = (models / method.weights).with_suffix(".json") if method else None
+    return path is None or (path.is_file() and json.loads(path.read_text())["sha256"] == measured)
+
+
+def one_a_line(value: dict) -> str:
+    """JSON with a line a record, so that two states can be compared."""
+    parts = []
+    for key, part in value.items():
+        inner = ",\n".join(json.dumps(r) for r in part["records"])
+        parts.append(f'"{key}": {{"weights_sha256": {json.dumps(part["weights_sha256"])}, "records": [\n{inner}\n]}}')
+    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def replace_between(text: str, begin: str, end: str, lines: list[str]) -> str:
@@ -230,7 +262,11 @@ def main(
     readme: Annotated[Path, typer.Option(help="file whose results block is replaced")] = ROOT / "README.md",
 ) -> None:
     """Write the cards, results.md and the README's table."""
-    saved, known = read(records), read(organs)
+    kept_file = docs / "records.json"
+    kept = json.loads(kept_file.read_text()) if kept_file.is_file() else {"lesions": NOTHING, "organs": NOTHING}
+    fresh = {"lesions": read(records), "organs": read(organs)}
+    all_ = {key: keep_up(kept[key], fresh[key], models) for key in fresh}
+    saved, known = all_["lesions"], all_["organs"]
     sources = ((records, saved), (organs, known))
     try:
         cards = {
@@ -240,7 +276,7 @@ def main(
     except WeightsError as error:
         console.print(f"[red]{error}")
         raise typer.Exit(1) from None
-    pages = {docs / "results.md": results_page(saved["records"], known["records"])}
+    pages = {kept_file: one_a_line(all_), docs / "results.md": results_page(saved["records"], known["records"])}
     for name, record in cards.items():
         file = docs / ("model_card.md" if name == DEFAULT else f"model_card_{name}.md")
         pages[file] = card(saved["records"], known["records"], record, name)
