@@ -35,6 +35,18 @@ def test_neighbors_continue_a_slope():
     assert torch.allclose(filled, twin, atol=1e-3) and torch.equal(filled[~hole], twin[~hole])
 
 
+def test_wide_holes_are_continued_on_a_coarser_grid():
+    axes = torch.meshgrid(*(torch.arange(n) / 30 for n in (31, 28, 24)), indexing="ij")
+    twin = (0.2 + 0.5 * axes[0] + 0.3 * axes[1] - 0.2 * axes[2]).float()  # odd edges: the last coarse cell hangs over
+    hole = torch.zeros_like(twin) > 0
+    hole[5:26, 6:22, 4:20] = True
+    sick = torch.where(hole, torch.tensor(5.0), twin)
+    filled = neighbors(sick, hole, most=100)
+    assert torch.equal(filled[~hole], twin[~hole]) and float((filled - twin)[hole].abs().max()) < 0.05
+    everything = torch.ones_like(hole)
+    assert torch.equal(neighbors(sick, everything, most=100), sick)  # nothing to continue
+
+
 def test_scores():
     twin, _, hole = phantom()
     perfect, worse = score_fill(twin, twin, hole), score_fill(torch.where(hole, twin + 0.1, twin), twin, hole)

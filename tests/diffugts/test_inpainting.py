@@ -105,6 +105,19 @@ def test_a_late_start_keeps_a_trace(prior, condition):
     assert not torch.equal(first.healthy, second.healthy)
 
 
+def test_a_guess_takes_the_place_of_what_was_there(prior, condition):
+    everything, guess = torch.ones(1, 1, 16, 16, 16, dtype=torch.bool), torch.full((1, 1, 16, 16, 16), 0.5)
+    settings = {"start": 0.5, "guess": guess}
+    first, second, third = (
+        heal(prior, image, everything, condition, Quality(3, 2, 1), generator=seeded(), **settings)
+        for image in (torch.rand(1, 1, 16, 16, 16), torch.zeros(1, 1, 16, 16, 16), guess)
+    )
+    assert torch.equal(first.healthy, second.healthy) and torch.equal(first.healthy, third.healthy)
+    settings["guess"] = guess / 2
+    other = heal(prior, guess, everything, condition, Quality(3, 2, 1), generator=seeded(), **settings)
+    assert not torch.equal(other.healthy, first.healthy)
+
+
 def test_a_seed_is_an_answer_and_samples_are_a_median(prior, condition):
     image, hole = torch.rand(1, 1, 16, 16, 16), torch.zeros(1, 1, 16, 16, 16, dtype=torch.bool)
     hole[..., 5:9, 5:9, 5:9] = True

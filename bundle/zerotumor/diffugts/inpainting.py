@@ -49,13 +49,15 @@ def inpaint_latent(
     quality: Quality,
     *,
     start: float = 1.0,
+    guess: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Draw the latent anew where the mask is.
 
     Args:
         latent: z_0 (B, c, x, y, z). mask: m (B, 1, x, y, z) bool. start: noise level to start from, 0..1 of the schedule; 1
-        forgets what was there, less keeps a trace of it.
+        starts from noise alone, less keeps a trace of the guess (SDEdit, Meng et al., ICLR 2022). guess: a latent of that
+        shape; by default z_0 itself.
 
     Returns:
         (B, c, x, y, z): outside the mask z_0 itself, bit for bit, whatever the schedule.
@@ -66,7 +68,7 @@ def inpaint_latent(
     times = schedule.timesteps(quality.steps, start, latent[0, 0].numel())
     # One noise for the surroundings throughout: what is drawn moves on a smooth path, and so must what it is to fit.
     noise = normal(latent, generator)
-    z = noise if start >= 1 else schedule.add_noise(latent, noise, times[0])
+    z = noise if start >= 1 else schedule.add_noise(latent if guess is None else guess, noise, times[0])
     z = torch.where(mask, z, schedule.add_noise(latent, noise, times[0]))
     for k, t in enumerate(times):
         following = times[k + 1] if k + 1 < len(times) else None
@@ -98,12 +100,14 @@ def heal(
     quality: Quality,
     *,
     start: float = 1.0,
+    guess: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Healed:
     """The pseudo-healthy version of an image.
 
     Args:
-        image: (B, 1, X, Y, Z) in 0..1, edges multiples of what the prior needs. hole: (B, 1, X, Y, Z) bool.
+        image: (B, 1, X, Y, Z) in 0..1, edges multiples of what the prior needs. hole: (B, 1, X, Y, Z) bool. start: see
+        `inpaint_latent`. guess: an image of that shape to start from; by default the image itself.
     """
     latent = prior.encode(image)
     mask = latent_mask(hole, prior.stride)
@@ -111,10 +115,11 @@ def heal(
     if not mask.any():
         return Healed(image, reconstruction, reconstruction, latent, latent.clone())
     many = quality.samples
+    first = None if guess is None else prior.encode(guess).repeat(many, 1, 1, 1, 1)
     # All samples of a scan go through the network as one batch.
     drawn = inpaint_latent(
         prior, latent.repeat(many, 1, 1, 1, 1), mask.repeat(many, 1, 1, 1, 1), condition, quality,
-        start=start, generator=generator,
+        start=start, guess=first, generator=generator,
     )  # fmt: skip
     healthy = median(torch.stack([prior.decode(z) for z in drawn.split(len(latent))]))
     latent_healthy = torch.where(mask, median(drawn.unflatten(0, (many, -1))), latent)

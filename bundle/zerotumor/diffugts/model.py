@@ -24,6 +24,7 @@ from ..prompts import DEFAULT_PROMPT, Prompt, parse
 from ..segmenter import Segmentation
 from ..transforms import WIDE_HU, shows_ct
 from .attention import Attention, resize
+from .fills import neighbors
 from .frozen import PriorSegmenter
 from .holes import boxes, hole_of, width_mm
 from .inpainting import QUALITIES, Healed, heal
@@ -214,18 +215,25 @@ class DiffuGTS(PriorSegmenter):
         ct = torch.tensor([shows_ct(one) for one in image]) if ct is None else ct
         parts = []
         for one, where, is_ct in zip(self.seen(image, ct).split(1), hole.split(1), ct.tolist(), strict=True):
-            wide = width_mm(where, self.spacing) > self.options.wide_mm
+            start, guess = self.beginning(one, where)
             parts.append(
                 heal(
                     self.prior, one, where, self.condition(is_ct), QUALITIES[quality or self.quality],
-                    start=self.options.wide_start if wide else 1.0,
-                    generator=torch.Generator().manual_seed(self.seed),
+                    start=start, guess=guess, generator=torch.Generator().manual_seed(self.seed),
                 )
             )  # fmt: skip
         whole = Healed(**{f.name: torch.cat([getattr(p, f.name) for p in parts]) for f in fields(Healed)})
         gain = self.gain(ct).to(whole.image)
         volumes = {name: getattr(whole, name) / gain for name in ("image", "healthy", "reconstruction")}
         return replace(whole, **volumes)
+
+    def beginning(self, image: Tensor, hole: Tensor) -> tuple[float, Tensor | None]:
+        """Noise level that the inpainting of a hole starts from; the image (1, 1, X, Y, Z) that is noised, if another."""
+        o = self.options
+        if o.begin == "noise":
+            return (o.wide_start if width_mm(hole, self.spacing) > o.wide_mm else 1.0), None
+        smooth = neighbors(image[0, 0].cpu(), hole[0, 0].cpu()).clamp(0, 1)
+        return o.begin_noise, smooth[None, None].to(image)
 
     def reference(self, healed: Healed) -> Tensor:
         """What H is compared with."""
