@@ -1,22 +1,27 @@
 """How well the diffusion prior draws what would be there without a lesion: phantoms, whose healthy twin is known.
 
 python scripts/evaluate_inpainting.py --out out/inpainting.json --quality fast,standard,best
+python scripts/evaluate_inpainting.py --prior bundle/models/diffugts/diffusion.pt --out out/inpainting.json   # a prior alone
 
 The hole is the lesion, grown as DiffuGTS grows what it finds. Fills are compared inside it: the diffusion prior, the
-autoencoder alone (which draws the lesion again), the organ's mean, and the smoothest continuation of the surroundings.
+autoencoder alone (which draws the lesion again), the organ's mean, and the smoothest continuation of the surroundings. The
+prior begins with that, or with noise, see `diffugts.options`.
 Errors are in HU for CT, and in per cent of the scan's brightest for MR; the twin has noise, which nobody can predict.
 """
 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Annotated
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
+sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "bundle"), str(Path(__file__).resolve().parent)]
 
 import torch
 import typer
+from model_card import replace_between, row
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -26,17 +31,29 @@ from zerotumor.diffugts import DiffuGTS
 from zerotumor.diffugts.fills import neighbors, organ_mean, score_fill
 from zerotumor.diffugts.holes import dilate
 from zerotumor.diffugts.inpainting import QUALITIES
+from zerotumor.diffugts.options import CHOICES
 from zerotumor.metrics import bootstrap
 from zerotumor.phantom import generate
-from zerotumor.segmenter import WeightsError, load
+from zerotumor.segmenter import WeightsError, load, read_record
 from zerotumor.transforms import WIDE_HU, normalize
 from zerotumor.vocabulary import LESIONS
-from zerotumor.volumes import write_json
+from zerotumor.volumes import write_atomically, write_json
 
 SEED = TEST_SEED + 500_000
 SCALE = {"CT": WIDE_HU[1] - WIDE_HU[0], "MR": 100.0}
 UNIT = {"CT": "HU", "MR": "%"}
+MARKS = ("<!-- inpainting:begin -->", "<!-- inpainting:end -->")
 console = Console(width=120)
+
+
+def around(prior: Path, device: str) -> DiffuGTS:
+    """A DiffuGTS that can draw and nothing else: its own weights are fresh.
+
+    Raises:
+        WeightsError: the prior's file is missing or altered.
+    """
+    model = DiffuGTS(prior=read_record(prior, "diffusion")["config"]).load_prior(prior)
+    return model.to(device).eval()
 
 
 def case(model: DiffuGTS, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, dict] | None:
@@ -56,7 +73,7 @@ def case(model: DiffuGTS, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
     return normalize(phantom.image, modality), twin, phantom.organs[0].long(), hole, about
 
 
-def records_of(model: DiffuGTS, k: int, qualities: list[str]) -> list[dict]:
+def records_of(model: DiffuGTS, k: int, qualities: list[str], begins: list[str]) -> list[dict]:
     """One record a fill."""
     drawn = case(model, k)
     if drawn is None:
@@ -66,10 +83,11 @@ def records_of(model: DiffuGTS, k: int, qualities: list[str]) -> list[dict]:
     fills = {"organ mean": organ_mean(scan, organs, hole), "neighbors": neighbors(scan, hole)}
     padded, where = model.pad(image[None]), model.pad(hole[None, None].float()) > 0
     size = tuple(slice(0, n) for n in hole.shape)
-    for quality in qualities:
+    for begin, quality in product(begins, qualities):
+        model.options = replace(model.options, begin=begin)
         healed = model.heal(padded, where, quality=quality)
         fills["autoencoder"] = torch.where(hole, healed.reconstruction[0, 0][size].cpu(), scan)
-        fills[f"diffusion, {quality}"] = torch.where(hole, healed.healthy[0, 0][size].cpu(), scan)
+        fills[f"diffusion from {begin}, {quality}"] = torch.where(hole, healed.healthy[0, 0][size].cpu(), scan)
     fills["lesion left"] = scan
     scale = SCALE[about["modality"]]
     out = []
@@ -83,9 +101,21 @@ def records_of(model: DiffuGTS, k: int, qualities: list[str]) -> list[dict]:
 
 
 def table(records: list[dict], modality: str) -> Table:
-    """Means with 95 % bootstrap intervals over phantoms."""
-    unit = UNIT[modality]
-    out = Table("fill", "n", f"MAE, {unit}", f"RMSE, {unit}", "SSIM", title=modality)
+    """Means with 95 % bootstrap intervals over phantoms, for the console."""
+    out = Table(*heading(modality), title=modality)
+    for cells in lines(records, modality):
+        out.add_row(*cells)
+    return out
+
+
+def heading(modality: str) -> list[str]:
+    """Names of columns."""
+    return ["fill", "n", f"MAE, {UNIT[modality]}", f"RMSE, {UNIT[modality]}", "SSIM"]
+
+
+def lines(records: list[dict], modality: str) -> list[list[str]]:
+    """Cells of a table, a line a fill."""
+    out = []
     own = [r for r in records if r["modality"] == modality]
     for fill in dict.fromkeys(r["fill"] for r in own):
         rows = [r for r in own if r["fill"] == fill]
@@ -93,33 +123,50 @@ def table(records: list[dict], modality: str) -> Table:
         for figure, digits in (("mae", 1), ("rmse", 1), ("ssim", 3)):
             mean, low, high = bootstrap([r[figure] for r in rows])
             cells.append(f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]")
-        out.add_row(fill, str(len(rows)), *cells)
+        out.append([fill, str(len(rows)), *cells])
+    return out
+
+
+def markdown(records: list[dict], prior: str) -> list[str]:
+    """The same for a page."""
+    out = [f"Written by `scripts/evaluate_inpainting.py`; prior sha256 `{prior}`.", ""]
+    for modality in dict.fromkeys(r["modality"] for r in records):
+        titles = heading(modality)
+        rows = [titles, ["---"] * len(titles), *lines(records, modality)]
+        out += [f"**{modality}**", "", *(row(cells) for cells in rows), ""]
     return out
 
 
 def main(
     out: Annotated[Path, typer.Option(help="JSON file for the records")],
     weights: Annotated[Path | None, typer.Option(help="DiffuGTS weights; default: the starter weights")] = None,
+    prior: Annotated[Path | None, typer.Option(help="a prior's weights alone, in place of DiffuGTS's")] = None,
+    begin: Annotated[str, typer.Option(help=f"of {', '.join(CHOICES['begin'])}; several by commas")] = "neighbors",
     quality: Annotated[str, typer.Option(help=f"of {', '.join(QUALITIES)}; several by commas")] = "standard",
     count: Annotated[int, typer.Option(help="phantoms, in turns of every category and modality")] = 34,
+    page: Annotated[Path | None, typer.Option(help="page whose block on this is replaced")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
 ) -> None:
     """Measure the inpainting."""
-    qualities = quality.split(",")
+    qualities, begins = quality.split(","), begin.split(",")
     try:
-        if unknown := [q for q in qualities if q not in QUALITIES]:
-            raise ValueError(f"there is no quality {unknown[0]!r}: choose from {', '.join(QUALITIES)}")
-        model = load("diffugts", weights, device=device)
+        for what, given, known in (("quality", qualities, QUALITIES), ("beginning", begins, CHOICES["begin"])):
+            if unknown := [one for one in given if one not in known]:
+                raise ValueError(f"there is no {what} {unknown[0]!r}: choose from {', '.join(known)}")
+        model = load("diffugts", weights, device=device) if prior is None else around(prior, device)
     except (ValueError, WeightsError) as error:
         console.print(f"[red]{error}")
         raise typer.Exit(2) from None
     records = []
     for k in track(range(count), console=console, description="phantoms"):
-        records += records_of(model, k, qualities)
+        records += records_of(model, k, qualities, begins)
     saved = {"prior_sha256": model.prior_sha256, "records": records}
     write_json(saved, out)
     for modality in dict.fromkeys(r["modality"] for r in records):
         console.print(table(records, modality))
+    if page is not None:
+        text = replace_between(page.read_text(), *MARKS, markdown(records, model.prior_sha256))
+        write_atomically(page, lambda temporary: temporary.write_text(text))
     console.print(f"{len(records)} records in {out}")
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from zerotumor.report import overlay
-from zerotumor.segmenter import build, save
+from zerotumor.segmenter import build, save, sha256
 from zerotumor.text import load_text_encoder
 
 ZEPT = {"channels": [4, 4, 8, 8, 8], "mask_channels": 4, "width": 8, "heads": 2, "patch": 32}
@@ -118,6 +118,23 @@ def test_inpainting_is_measured_against_simple_fills(tmp_path, weights):
     out = tmp_path / "i.json"
     run("evaluate_inpainting", "--weights", weights, "--count", "2", "--quality", "fast", "--out", out)
     records = json.loads(out.read_text())["records"]
-    assert {r["fill"] for r in records} == {"organ mean", "neighbors", "autoencoder", "diffusion, fast", "lesion left"}
+    drawn = "diffusion from neighbors, fast"
+    assert {r["fill"] for r in records} == {"organ mean", "neighbors", "autoencoder", drawn, "lesion left"}
     assert all(r["mae"] <= r["rmse"] + 1e-9 and -1 <= r["ssim"] <= 1 for r in records)
     assert "no quality 'x'" in run("evaluate_inpainting", "--quality", "x", "--out", out, code=2)
+    assert "no beginning 'x'" in run("evaluate_inpainting", "--begin", "x", "--out", out, code=2)
+
+
+def test_a_prior_is_measured_without_diffugts_and_put_into_a_page(tmp_path, weights):
+    out, page, prior = tmp_path / "i.json", tmp_path / "page.md", weights.parent / "diffusion.pt"
+    page.write_text("a\n<!-- inpainting:begin -->\nold\n<!-- inpainting:end -->\nb\n")
+    arguments = ("--count", "1", "--quality", "fast", "--begin", "neighbors,noise", "--out", out, "--page", page)
+    run("evaluate_inpainting", "--prior", prior, *arguments)
+    saved, text = json.loads(out.read_text()), page.read_text()
+    fills = {r["fill"]: r["mae"] for r in saved["records"]}
+    assert fills["diffusion from neighbors, fast"] != fills["diffusion from noise, fast"]
+    assert saved["prior_sha256"] == sha256(prior) and saved["prior_sha256"] in text
+    assert text.startswith("a\n") and text.endswith("b\n") and "old" not in text
+    assert f"| neighbors | 1 | {fills['neighbors']:.1f} " in text
+    missing = run("evaluate_inpainting", "--prior", tmp_path / "none.pt", *arguments, code=2)
+    assert "none.pt" in missing

@@ -35,8 +35,8 @@ def neighbors(image: Tensor, hole: Tensor, margin: int = 4, most: int = MOST) ->
     """The smoothest continuation of what surrounds the hole (biharmonic equation); (X, Y, Z) both.
 
     Args:
-        margin: voxels around the hole that are looked at. most: voxels of a hole; a larger one is solved on half the grid, or
-        on half of that, as time goes with more than the square of their number.
+        margin: voxels around the hole that are looked at. most: voxels of a hole; a larger one is solved on half the grid
+        or less, as time goes with more than the square of their number.
     """
     hole = hole > 0
     if not hole.any():

@@ -15,6 +15,7 @@ from monai.networks.nets import PatchDiscriminator
 from torch import Tensor, nn
 
 from ..segmenter import WeightsError, sha256
+from ..training import about_training
 from .prior import Condition, DiffusionPrior
 from .weights import METHOD, load_autoencoder, load_prior, save_autoencoder, save_prior
 
@@ -177,16 +178,20 @@ class PrepareLatents:
 # ---- what training leaves -------------------------------------------------------------------------------------------
 
 
-def export_autoencoder(network: nn.Module, path: str | Path, config: Mapping[str, object], trainer: Engine) -> Path:
-    """Write a trained autoencoder and its record; returns the weights' path."""
-    return save_autoencoder(network, path, config, trained=_facts(trainer))
+def export_autoencoder(
+    network: nn.Module, path: str | Path, config: Mapping[str, object], trainer: Engine, pretrained: str | None = None
+) -> Path:
+    """Write a trained autoencoder and its record; returns the weights' path. pretrained: what the run started from."""
+    return save_autoencoder(network, path, config, trained=about_training(trainer, pretrained))
 
 
-def export_prior(prior: DiffusionPrior, path: str | Path, config: Mapping[str, object], trainer: Engine) -> Path:
+def export_prior(
+    prior: DiffusionPrior,
+    path: str | Path,
+    config: Mapping[str, object],
+    trainer: Engine,
+    pretrained: str | None = None,
+) -> Path:
     """Write a trained prior, both networks and the scale factor, and its record; returns the weights' path."""
-    return save_prior(prior, path, config, scale_factor=float(prior.scale_factor), trained=_facts(trainer))
-
-
-def _facts(trainer: Engine) -> dict[str, object]:
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    return {"epochs": trainer.state.epoch, "steps": trainer.state.iteration, "device": device}
+    trained = about_training(trainer, pretrained)
+    return save_prior(prior, path, config, scale_factor=float(prior.scale_factor), trained=trained)
