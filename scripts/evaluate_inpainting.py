@@ -21,6 +21,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "bundle"), str(Path(__
 
 import torch
 import typer
+from matplotlib.figure import Figure
 from model_card import replace_between, row
 from rich.console import Console
 from rich.progress import track
@@ -42,6 +43,9 @@ from zerotumor.volumes import write_atomically, write_json
 SEED = TEST_SEED + 500_000
 SCALE = {"CT": WIDE_HU[1] - WIDE_HU[0], "MR": 100.0}
 UNIT = {"CT": "HU", "MR": "%"}
+WINDOW = {"CT": (0.6, 0.9), "MR": (0.0, 1.0)}
+"""What is black and white in pictures, on the scale of 0..1; of CT -160 and 260 HU."""
+ROWS = 7
 MARKS = ("<!-- inpainting:begin -->", "<!-- inpainting:end -->")
 console = Console(width=120)
 
@@ -73,12 +77,9 @@ def case(model: DiffuGTS, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
     return normalize(phantom.image, modality), twin, phantom.organs[0].long(), hole, about
 
 
-def records_of(model: DiffuGTS, k: int, qualities: list[str], begins: list[str]) -> list[dict]:
-    """One record a fill."""
-    drawn = case(model, k)
-    if drawn is None:
-        return []
-    image, twin, organs, hole, about = drawn
+def fills_of(model: DiffuGTS, drawn: tuple, qualities: list[str], begins: list[str]) -> dict[str, torch.Tensor]:
+    """Each fill of a `case`, (X, Y, Z)."""
+    image, _, organs, hole, _ = drawn
     scan = image[0]
     fills = {"organ mean": organ_mean(scan, organs, hole), "neighbors": neighbors(scan, hole)}
     padded, where = model.pad(image[None]), model.pad(hole[None, None].float()) > 0
@@ -88,9 +89,13 @@ def records_of(model: DiffuGTS, k: int, qualities: list[str], begins: list[str])
         healed = model.heal(padded, where, quality=quality)
         fills["autoencoder"] = torch.where(hole, healed.reconstruction[0, 0][size].cpu(), scan)
         fills[f"diffusion from {begin}, {quality}"] = torch.where(hole, healed.healthy[0, 0][size].cpu(), scan)
-    fills["lesion left"] = scan
-    scale = SCALE[about["modality"]]
-    out = []
+    return {**fills, "lesion left": scan}
+
+
+def records_of(model: DiffuGTS, drawn: tuple, fills: dict[str, torch.Tensor]) -> list[dict]:
+    """One record a fill."""
+    _, twin, _, hole, about = drawn
+    scale, out = SCALE[about["modality"]], []
     for name, filled in fills.items():
         figures = score_fill(filled, twin, hole)
         out.append(
@@ -98,6 +103,28 @@ def records_of(model: DiffuGTS, k: int, qualities: list[str], begins: list[str])
                      "ssim": figures["ssim"], "hole_ml": float(hole.sum()) * model.spacing**3 / 1000}
         )  # fmt: skip
     return out
+
+
+def picture(rows: list[tuple[tuple, dict[str, torch.Tensor]]], path: Path) -> None:
+    """A row a phantom: the slice with most of the hole, of the scan, of every fill and of the healthy twin."""
+    names = [n for n in rows[0][1] if n not in ("autoencoder", "lesion left")]
+    figure = Figure(figsize=(1.6 * (len(names) + 2), 1.75 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), len(names) + 2, squeeze=False)
+    for line, (drawn, fills) in zip(axes, rows, strict=True):
+        image, twin, _, hole, about = drawn
+        z = int(hole.sum((0, 1)).argmax())
+        shown = {
+            f"{about['category']}, {about['modality']}": image[0],
+            **{n: fills[n] for n in names},
+            "healthy twin": twin,
+        }
+        low, high = WINDOW[about["modality"]]
+        for axis, (title, volume) in zip(line, shown.items(), strict=True):
+            axis.imshow(volume[..., z].T, cmap="gray", vmin=low, vmax=high, origin="lower")
+            axis.contour(hole[..., z].T.float(), [0.5], colors="orange", linewidths=0.6)
+            axis.set_title(title, fontsize=6)
+            axis.axis("off")
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=110, format="png"))
 
 
 def table(records: list[dict], modality: str) -> Table:
@@ -145,6 +172,7 @@ def main(
     quality: Annotated[str, typer.Option(help=f"of {', '.join(QUALITIES)}; several by commas")] = "standard",
     count: Annotated[int, typer.Option(help="phantoms, in turns of every category and modality")] = 34,
     page: Annotated[Path | None, typer.Option(help="page whose block on this is replaced")] = None,
+    picture_file: Annotated[Path | None, typer.Option("--picture", help=f"PNG of the first {ROWS} phantoms")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
 ) -> None:
     """Measure the inpainting."""
@@ -157,9 +185,14 @@ def main(
     except (ValueError, WeightsError) as error:
         console.print(f"[red]{error}")
         raise typer.Exit(2) from None
-    records = []
+    records, shown = [], []
     for k in track(range(count), console=console, description="phantoms"):
-        records += records_of(model, k, qualities, begins)
+        if (drawn := case(model, k)) is None:
+            continue
+        fills = fills_of(model, drawn, qualities, begins)
+        records += records_of(model, drawn, fills)
+        if len(shown) < ROWS:
+            shown.append((drawn, fills))
     saved = {"prior_sha256": model.prior_sha256, "records": records}
     write_json(saved, out)
     for modality in dict.fromkeys(r["modality"] for r in records):
@@ -167,6 +200,8 @@ def main(
     if page is not None:
         text = replace_between(page.read_text(), *MARKS, markdown(records, model.prior_sha256))
         write_atomically(page, lambda temporary: temporary.write_text(text))
+    if picture_file is not None:
+        picture(shown, picture_file)
     console.print(f"{len(records)} records in {out}")
 
 

@@ -247,7 +247,13 @@ def one_a_line(value: dict) -> str:
 
 
 def replace_between(text: str, begin: str, end: str, lines: list[str]) -> str:
-    """Text with what stands between two marks replaced."""
+    """Text with what stands between two marks replaced.
+
+    Raises:
+        typer.BadParameter: the marks are not there.
+    """
+    if begin not in text or end not in text:
+        raise typer.BadParameter(f"the page has no lines {begin} and {end}: put them where the table is to stand")
     head, rest = text.split(begin)
     _, tail = rest.split(end)
     return head + begin + "\n" + "\n".join(lines) + "\n" + end + tail

@@ -233,16 +233,22 @@ def table_of(facts: dict) -> list[list[str]]:
     return [header, *rows]
 
 
+def block(facts: dict) -> str:
+    """Name of a simulation's part of a page: the set, and what corrects if it is not the truth."""
+    return facts["on"] + ("" if facts["correct"] == "truth" else f"-{facts['correct']}")
+
+
 def section(facts: dict, picture: str) -> list[str]:
     """What a page says of a simulation."""
     header, *rows = table_of(facts)
     start = next(iter(facts["strategies"].values()))["dice"]["0"][0]
     lost = facts["forgetting"]
     lines = [
-        f"### {facts['on']}",
+        f"### {block(facts)}",
         "",
         f"{facts['scans']} scans, corrected by {facts['correct']}; {facts['method']}, weights "
-        f"`{facts['weights_sha256'][:12]}`, zero-shot Dice {start:.2f}; {facts['seeds']} seeds.",
+        f"`{facts['weights_sha256'][:12]}`, zero-shot Dice {start:.2f}; committee: {facts['others'] or 'none'}; "
+        f"{facts['seeds']} seeds.",
         "",
         *("| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)),
         "",
@@ -263,9 +269,9 @@ def show(facts: dict, out: Path, page: Path | None) -> None:
         table.add_row(*cells)
     console.print(table)
     if page is not None:
-        picture = f"images/learning-{facts['on']}.png"
+        picture = f"images/learning-{block(facts)}.png"
         draw(facts["strategies"], title, page.parent / picture)
-        marks = [f"<!-- {facts['on']}:{end} -->" for end in ("begin", "end")]
+        marks = [f"<!-- {block(facts)}:{end} -->" for end in ("begin", "end")]
         text = replace_between(page.read_text(), *marks, section(facts, picture))
         write_atomically(page, lambda temporary: temporary.write_text(text))
     console.print(f"everything in {out}")
@@ -324,7 +330,7 @@ def main(
     lost = forgetting(model, adapters[-1:], seen)
     facts = {
         "on": on, "method": method, "weights_sha256": model.weights_sha256, "correct": correct, "seeds": seeds,
-        "scans": len(scans), "forgetting": None if lost is None else round(lost, 4),
+        "others": others, "scans": len(scans), "forgetting": None if lost is None else round(lost, 4),
         "strategies": summary(rows, rounds),
     }  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)

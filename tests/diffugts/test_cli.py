@@ -129,7 +129,9 @@ def test_a_prior_is_measured_without_diffugts_and_put_into_a_page(tmp_path, weig
     out, page, prior = tmp_path / "i.json", tmp_path / "page.md", weights.parent / "diffusion.pt"
     page.write_text("a\n<!-- inpainting:begin -->\nold\n<!-- inpainting:end -->\nb\n")
     arguments = ("--count", "1", "--quality", "fast", "--begin", "neighbors,noise", "--out", out, "--page", page)
-    run("evaluate_inpainting", "--prior", prior, *arguments)
+    run("evaluate_inpainting", "--prior", prior, *arguments, "--picture", tmp_path / "fills.png")
+    with Image.open(tmp_path / "fills.png") as picture:
+        assert picture.width > 4 * picture.height > 0  # one row of six
     saved, text = json.loads(out.read_text()), page.read_text()
     fills = {r["fill"]: r["mae"] for r in saved["records"]}
     assert fills["diffusion from neighbors, fast"] != fills["diffusion from noise, fast"]

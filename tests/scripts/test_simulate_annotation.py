@@ -42,14 +42,17 @@ def test_the_loop_writes_its_curve(tmp_path):
     assert abs(found["forgetting"]) < 0.02
     assert (tmp_path / "curve.png").stat().st_size > 5000
     page = tmp_path / "page.md"
-    page.write_text("before\n<!-- phantom-sarcoma:begin -->\nold\n<!-- phantom-sarcoma:end -->\nafter\n")
+    page.write_text("before\n<!-- phantom-sarcoma-clicks:begin -->\nold\n<!-- phantom-sarcoma-clicks:end -->\nafter\n")
     (tmp_path / "images").mkdir()
     result = run("--out", tmp_path, "--redraw", "--page", page)
     assert result.exit_code == 0, result.output
     text = page.read_text()
     assert "old" not in text and text.startswith("before") and text.endswith("after\n")
     assert "| first | +0.00 [+0.00, +0.00] |" in text and "Forgetting" in text
-    assert (tmp_path / "images" / "learning-phantom-sarcoma.png").is_file()
+    assert (tmp_path / "images" / "learning-phantom-sarcoma-clicks.png").is_file() and "committee: none" in text
+    page.write_text("no marks")
+    refused = run("--out", tmp_path, "--redraw", "--page", page)
+    assert refused.exit_code == 2 and page.read_text() == "no marks"
 
 
 def test_what_is_picked_is_never_measured_on_again():
