@@ -23,9 +23,12 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "bundle"), str(Path(__
 
 import torch
 import typer
+from annotation_picture import draw_examples
 from evaluate_clicks import clicked
 from matplotlib.figure import Figure
 from model_card import replace_between
+from monai.data import MetaTensor
+from monai.transforms import Orientation
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -137,8 +140,8 @@ class Setting:
         return case_uncertainty(found, float(found.amax()))
 
 
-def simulate(setting: Setting, strategy: str, seed: int) -> tuple[list[dict], Adapter | None]:
-    """One loop over the pool: a row a round, and what was learned in the end."""
+def simulate(setting: Setting, strategy: str, seed: int) -> tuple[list[dict], Adapter | None, list[Scan]]:
+    """One loop over the pool: a row a round; what was learned in the end, and the scans that were never picked."""
     adapter, spent, refused = None, 0, 0
     waiting, done, examples, rows = list(setting.scans), [], [], []
     before = {s.name: dice(setting.answer(s, None), s.truth) for s in waiting}
@@ -175,7 +178,16 @@ def simulate(setting: Setting, strategy: str, seed: int) -> tuple[list[dict], Ad
         done.append(picked)
         if len(examples) >= FEWEST:
             adapter = learn(setting.model, setting.prompt, setting.modality, examples, setting.replayed, seed=seed)
-    return rows, adapter
+    return rows, adapter, waiting
+
+
+def examined(setting: Setting, scan: Scan, adapter: Adapter | None) -> tuple[str, Tensor, Tensor, Tensor, Tensor]:
+    """A scan for `annotation_picture.draw_examples`."""
+    masks = [scan.truth, setting.answer(scan, None), setting.answer(scan, adapter)]
+    affine = scan.encoded.scan.affine
+    turned = [Orientation("RAS", labels=None)(MetaTensor(v[None].float(), affine=affine))[0].as_tensor()
+              for v in (scan.encoded.scan[0].as_tensor(), *masks)]  # fmt: skip
+    return scan.name, turned[0], *(mask > 0 for mask in turned[1:])
 
 
 def forgetting(model: Segmenter, adapters: Sequence[Adapter], count: int) -> float | None:
@@ -291,6 +303,7 @@ def main(
     replayed: Annotated[int, typer.Option(min=0, help="phantoms beside the labels")] = 8,
     seen: Annotated[int, typer.Option(min=0, help="test phantoms of seen kinds to measure forgetting on")] = 24,
     page: Annotated[Path | None, typer.Option(help="page whose block on this set is replaced")] = None,
+    picture: Annotated[Path | None, typer.Option(help="PNG of the first run: before and after")] = None,
     redraw: Annotated[bool, typer.Option(help="simulate nothing: show what lies in the folder")] = False,
 ) -> None:
     """Simulate the loop of annotation, and draw what it gains."""
@@ -324,9 +337,12 @@ def main(
     with Progress(console=console) as progress:
         runs = [(s, seed) for s in strategies.split(",") for seed in range(seeds)]
         for strategy, seed in progress.track(runs, description=on):
-            made, adapter = simulate(setting, strategy, seed)
+            made, adapter, rest = simulate(setting, strategy, seed)
             rows += made
             adapters += [adapter] if adapter else []
+            if picture is not None and (strategy, seed) == runs[0]:
+                title = f"{on}: {rounds} scans corrected, picked by {strategy}; none of these was"
+                draw_examples([examined(setting, scan, adapter) for scan in rest], modality, title, picture)
     lost = forgetting(model, adapters[-1:], seen)
     facts = {
         "on": on, "method": method, "weights_sha256": model.weights_sha256, "correct": correct, "seeds": seeds,

@@ -55,7 +55,7 @@ class Case:
 def spread(cases: Iterable[T], count: int | None) -> list[T]:
     """So many evenly spread ones of a list of cases; all of them without a number."""
     cases = list(cases)
-    return cases if count is None else cases[:: max(1, len(cases) // count)][:count]
+    return cases if count is None else cases[:: max(1, len(cases) // max(1, count))][:count]
 
 
 def measured_phantoms() -> Iterator[tuple[int, dict, dict[str, tuple[str, str]]]]:

@@ -6,6 +6,7 @@ import json
 import pytest
 import simulate_annotation as script
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from zerotumor.learning import fresh
@@ -27,6 +28,7 @@ def test_the_loop_writes_its_curve(tmp_path):
     result = run(
         "--out", tmp_path, "--phantoms", 4, "--rounds", 2, "--seeds", 1, "--strategies", "first,random",
         "--replayed", 1, "--seen", 1, "--correct", "clicks", "--clicks", 1,
+        "--picture", tmp_path / "learned.png",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     rows = list(csv.DictReader((tmp_path / "curve.csv").read_text().splitlines()))
@@ -41,6 +43,8 @@ def test_the_loop_writes_its_curve(tmp_path):
     assert set(found["strategies"]) == {"first", "random"} and found["strategies"]["first"]["gain"]["0"][0] == 0
     assert abs(found["forgetting"]) < 0.02
     assert (tmp_path / "curve.png").stat().st_size > 5000
+    with Image.open(tmp_path / "learned.png") as drawn:
+        assert drawn.width > 700 and drawn.height > 400  # two scans were never picked
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- phantom-sarcoma-clicks:begin -->\nold\n<!-- phantom-sarcoma-clicks:end -->\nafter\n")
     (tmp_path / "images").mkdir()
@@ -59,7 +63,7 @@ def test_what_is_picked_is_never_measured_on_again():
     model = load()
     prompt, modality, scans = script.pool("phantom-sarcoma", model, [], 4)
     setting = script.Setting(model, prompt, modality, scans, [], None, 5, 2)
-    rows, adapter = script.simulate(setting, "first", 0)
+    rows, adapter, rest = script.simulate(setting, "first", 0)
     assert adapter is not None and [r["picked"] for r in rows[1:]] == [s.name for s in scans[:2]]
     assert rows[1]["dice"] == rows[1]["zero_shot"]  # one scan is too few to learn from
     left = [dice(setting.answer(s, None), s.truth) for s in scans[2:]]
