@@ -55,13 +55,14 @@ def autoencoder(config: Mapping[str, object] | None = None) -> AutoencoderKlMais
 
     `num_splits`, `dim_split`, `save_mem` and `norm_float16` of published configs are not followed, see COMPUTE. `end_norms`
     is ours: without it, the starter's way, encoder and decoder do not norm what they end with (a norm there takes away how
-    bright a patch is) and start as `start_as_wavelets` says. A config with its own `num_channels` has these norms, and no
-    transposed convolutions, as published ones, unless it says otherwise.
+    bright a patch is) and start as `start_as_wavelets` says. A config with its own `num_channels` has these norms, no
+    transposed convolutions and one residual block a level, unless it says otherwise, as published ones do.
     """
     config = config or {}
     published = {}
     if levels := len(config.get("num_channels", ())):
-        published = {"end_norms": True, "use_convtranspose": False, "attention_levels": [False] * levels}
+        published = {"end_norms": True, "use_convtranspose": False}
+        published |= {"attention_levels": [False] * levels, "num_res_blocks": [1] * levels}
     options = {**STARTER_AUTOENCODER, **published, **config, **COMPUTE}
     end_norms = options.pop("end_norms")
     network = AutoencoderKlMaisi(**options)
