@@ -23,12 +23,10 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "bundle"), str(Path(__
 
 import torch
 import typer
-from annotation_picture import draw_examples
+from annotation_picture import Learned, draw_examples
 from evaluate_clicks import clicked
 from matplotlib.figure import Figure
 from model_card import replace_between
-from monai.data import MetaTensor
-from monai.transforms import Orientation
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -181,13 +179,10 @@ def simulate(setting: Setting, strategy: str, seed: int) -> tuple[list[dict], Ad
     return rows, adapter, waiting
 
 
-def examined(setting: Setting, scan: Scan, adapter: Adapter | None) -> tuple[str, Tensor, Tensor, Tensor, Tensor]:
-    """A scan for `annotation_picture.draw_examples`."""
-    masks = [scan.truth, setting.answer(scan, None), setting.answer(scan, adapter)]
-    affine = scan.encoded.scan.affine
-    turned = [Orientation("RAS", labels=None)(MetaTensor(v[None].float(), affine=affine))[0].as_tensor()
-              for v in (scan.encoded.scan[0].as_tensor(), *masks)]  # fmt: skip
-    return scan.name, turned[0], *(mask > 0 for mask in turned[1:])
+def learned(setting: Setting, scan: Scan, adapter: Adapter | None) -> Learned:
+    """A scan for a picture."""
+    own = scan.encoded.scan
+    return Learned(scan.name, own[0], own.affine, scan.truth, setting.answer(scan, None), setting.answer(scan, adapter))
 
 
 def forgetting(model: Segmenter, adapters: Sequence[Adapter], count: int) -> float | None:
@@ -342,7 +337,7 @@ def main(
             adapters += [adapter] if adapter else []
             if picture is not None and (strategy, seed) == runs[0]:
                 title = f"{on}: {rounds} scans corrected, picked by {strategy}; none of these was"
-                draw_examples([examined(setting, scan, adapter) for scan in rest], modality, title, picture)
+                draw_examples([learned(setting, scan, adapter) for scan in rest], modality, title, picture)
     lost = forgetting(model, adapters[-1:], seen)
     facts = {
         "on": on, "method": method, "weights_sha256": model.weights_sha256, "correct": correct, "seeds": seeds,
