@@ -99,15 +99,15 @@ class DiffuGTS(PriorSegmenter):
     def taps(self, image: Tensor, ct: Tensor) -> list[Tensor]:
         """F_l of images (B, 1, X, Y, Z) in 0..1, fine to coarse. No gradient: the prior is frozen."""
         with torch.no_grad():
-            levels = list(self.prior.encoder_taps(image)) if self.options.taps != "unet" else []
+            latent, encoders = self.prior.encode_tapped(image)
+            levels = encoders if self.options.taps != "unet" else []
             if self.options.taps != "encoder":
-                levels += self._unet_taps(image, ct)
+                levels = [*levels, *self._unet_taps(latent, ct)]
         return [level.detach() for level in levels]
 
-    def _unet_taps(self, image: Tensor, ct: Tensor) -> list[Tensor]:
+    def _unet_taps(self, latent: Tensor, ct: Tensor) -> list[Tensor]:
         """Features of the U-Net's decoder where little noise was added, always the same noise."""
         prior = self.prior
-        latent = prior.encode(image)
         noise = normal(latent[:1], torch.Generator().manual_seed(self.seed))
         t = prior.schedule.timesteps(1, self.options.tap_noise)[0]
         noised = prior.schedule.add_noise(latent, noise.expand_as(latent), t)

@@ -138,16 +138,21 @@ class DiffusionPrior(nn.Module):
     def encoder_taps(self, image: Tensor) -> list[Tensor]:
         """Maps of the autoencoder's encoder, fine to coarse: (B, C_l, X / s_l, Y / s_l, Z / s_l), of `encoder_tap_channels`
         and `encoder_tap_strides`."""
+        return self.encode_tapped(image)[1]
+
+    def encode_tapped(self, image: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """`encode` and `encoder_taps` of a window in one go."""
         self._check(image, self.stride)
         blocks = self.autoencoder.encoder.blocks
-        return _outputs([blocks[k] for k in self.encoder_tap_blocks], lambda: self.autoencoder.encoder(image))
+        (mean, _), taps = _outputs([blocks[k] for k in self.encoder_tap_blocks], lambda: self.autoencoder.encode(image))
+        return mean * self.scale_factor, taps
 
     def unet_taps(self, latent: Tensor, t: Tensor | float, condition: Condition | Sequence[Condition]) -> list[Tensor]:
         """Maps of the U-Net's decoder at x_t, fine to coarse: (B, C_l, X / s_l, Y / s_l, Z / s_l), of `unet_tap_channels`
         and `unet_tap_strides`."""
         guidance, self.guidance = self.guidance, 0.0
         try:
-            return _outputs(list(self.unet.up_blocks)[::-1], lambda: self.predict(latent, t, condition))
+            return _outputs(list(self.unet.up_blocks)[::-1], lambda: self.predict(latent, t, condition))[1]
         finally:
             self.guidance = guidance
 
@@ -173,16 +178,16 @@ def build_schedule(options: Mapping[str, object] | None) -> Schedule:
     return schedule(**(options or {"kind": "flow", "warp": False}))
 
 
-def _outputs(modules: Sequence[nn.Module], call: Callable[[], object]) -> list[Tensor]:
-    """What modules put out while `call` runs."""
+def _outputs(modules: Sequence[nn.Module], call: Callable[[], object]) -> tuple[object, list[Tensor]]:
+    """What `call` answers, and what modules put out while it runs."""
     kept: dict[int, Tensor] = {}
     handles = [
         module.register_forward_hook(lambda _, __, output, k=k: kept.__setitem__(k, output))
         for k, module in enumerate(modules)
     ]
     try:
-        call()
+        answer = call()
     finally:
         for handle in handles:
             handle.remove()
-    return [kept[k] for k in range(len(modules))]
+    return answer, [kept[k] for k in range(len(modules))]
