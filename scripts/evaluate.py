@@ -31,7 +31,7 @@ from rich.table import Table
 from zerotumor.baselines import BASELINES, Ensemble
 from zerotumor.cohorts import Case, phantom_cases, real_cases, spread
 from zerotumor.metrics import bootstrap, score_case
-from zerotumor.pipeline import ScanResult, segment_scan
+from zerotumor.pipeline import EncodedScan, ScanResult, encode_scan, segment_scan
 from zerotumor.prompts import Prompt, parse
 from zerotumor.segmenter import METHODS, OPPONENTS, Segmenter, WeightsError, load
 from zerotumor.text import TextEncoderError
@@ -44,8 +44,29 @@ NAMES = (*METHODS, *BASELINES, *OPPONENTS, ENSEMBLE)
 FIGURES = ("dice", "nsd2", "auroc", "fpr95", "lesion_f1", "fp_ml")
 
 
-def predictor(name: str, weights: Path | None, device: str) -> tuple[Predict, str]:
+class Encodings:
+    """What methods have made of the present scan: the rows of an ablation differ in what comes after."""
+
+    def __init__(self) -> None:
+        self.scan: MetaTensor | None = None
+        self.kept: dict[str, EncodedScan] = {}
+
+    def of(self, model: Segmenter, method: str, scan: MetaTensor, modality: str) -> EncodedScan:
+        if scan is not self.scan:
+            self.scan, self.kept = scan, {}
+        if method not in self.kept:
+            self.kept[method] = encode_scan(model, scan, modality=modality)
+        return self.kept[method]
+
+
+def predictor(
+    name: str, weights: Path | None, device: str, encodings: Encodings | None = None, quality: str = ""
+) -> tuple[Predict, str]:
     """A method or baseline as a function of scan, prompts and modality; and the hash of its weights.
+
+    Args:
+        encodings: shared by the rows of an ablation, of which the first then takes the time of the encoding.
+        quality: for methods that know any.
 
     Raises:
         ValueError: there is no such method. segmenter.WeightsError: it has no weights.
@@ -62,16 +83,20 @@ def predictor(name: str, weights: Path | None, device: str) -> tuple[Predict, st
     if method not in NAMES:
         raise ValueError(f"there is no method {name!r}: choose among {', '.join(NAMES)}")
     model = load(method, weights, device=device)
+    if quality and model.qualities:
+        model = model.at(quality)
     if answer:
         model.ablate(answer)
+        return prediction_of(model, method, encodings), model.weights_sha256
     return prediction_of(model), model.weights_sha256
 
 
-def prediction_of(model: Segmenter) -> Predict:
+def prediction_of(model: Segmenter, method: str = "", encodings: Encodings | None = None) -> Predict:
     """A method as a function of scan, prompts and modality."""
 
     def predict(scan: MetaTensor, prompts: list[Prompt], modality: str) -> ScanResult:
-        return segment_scan(model, scan, prompts, modality=modality, keep_probabilities=True)
+        given = scan if encodings is None else encodings.of(model, method, scan, modality)
+        return segment_scan(model, given, prompts, modality=modality, keep_probabilities=True)
 
     return predict
 
@@ -141,16 +166,17 @@ def main(
     weights: Annotated[Path | None, typer.Option(help="weights of your own; default: the starter weights")] = None,
     masks: Annotated[Path | None, typer.Option(help="folder to keep the masks in, to look at them")] = None,
     limit: Annotated[int | None, typer.Option(help="every set cut to this many evenly spread cases")] = None,
+    quality: Annotated[str, typer.Option(help="fast, standard or best, for methods that know these")] = "",
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
 ) -> None:
     """Measure methods on phantoms and real scans."""
     if set_ not in ("phantom", "real", "all"):
         console.print(f"[red]there is no set {set_!r}: choose phantom, real or all")
         raise typer.Exit(2)
-    predictors, hashes = {}, {}
+    predictors, hashes, encodings = {}, {}, Encodings()
     try:
         for name in method.split(","):
-            predictors[name], hashes[name] = predictor(name, weights, device)
+            predictors[name], hashes[name] = predictor(name, weights, device, encodings, quality)
     except (ValueError, WeightsError, TextEncoderError) as error:
         console.print(f"[red]{error}")
         raise typer.Exit(2) from None

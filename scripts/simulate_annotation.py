@@ -23,27 +23,26 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "bundle"), str(Path(__
 
 import torch
 import typer
+from annotation_curve import show, summary
 from annotation_picture import Learned, draw_examples
 from evaluate_clicks import clicked
-from matplotlib.figure import Figure
-from model_card import replace_between
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 from torch import Tensor
 
 from zerotumor.adaptation import Adapted, Adapter
 from zerotumor.annotation import LabelError, check_label
 from zerotumor.cohorts import SEEN, measured_phantom, measured_phantoms, real_cases, spread
+from zerotumor.held_out import helps, leave_one_out
 from zerotumor.learning import FEWEST, Example, example_of, learn, method_maps, replay
-from zerotumor.metrics import bootstrap, dice
+from zerotumor.metrics import dice
 from zerotumor.pipeline import EncodedScan, encode_scan, segment_scan, to_grid
 from zerotumor.prompts import Prompt, parse
 from zerotumor.refine import Refiner, load_refiner
 from zerotumor.segmenter import Segmenter, load
 from zerotumor.selection import STRATEGIES, Candidate, descriptor, rank
 from zerotumor.uncertainty import assess, case_uncertainty
-from zerotumor.volumes import write_atomically, write_json
+from zerotumor.volumes import write_json
 
 SETS = ("sarcoma-ct", "sarcoma-mr", "phantom-sarcoma")
 PROMPT = "soft tissue sarcoma"
@@ -118,6 +117,14 @@ class Setting:
     refiner: Refiner | None
     clicks: int
     rounds: int
+    check: bool = True
+
+    def learned(self, examples: Sequence[Example], seed: int) -> Adapter | None:
+        """What the server would learn and keep of corrected scans, if anything."""
+        given = (self.model, self.prompt, self.modality, examples, self.replayed)
+        if len(examples) < FEWEST or (self.check and not helps(leave_one_out(*given, seed=seed))):
+            return None
+        return learn(*given, seed=seed)
 
     def probability(self, scan: Scan, adapter: Adapter | None) -> Tensor:
         """(x, y, z) on the method's grid. What the method says of a scan never changes, so it is asked once."""
@@ -155,6 +162,7 @@ def simulate(setting: Setting, strategy: str, seed: int) -> tuple[list[dict], Ad
                 "zero_shot": sum(before[s.name] for s in waiting) / len(waiting),
                 "picked": done[-1].name if done else "",
                 "refused": refused,
+                "adapted": adapter is not None,
             }
         )
         if k == setting.rounds:
@@ -174,8 +182,7 @@ def simulate(setting: Setting, strategy: str, seed: int) -> tuple[list[dict], Ad
             refused += 1
         waiting = [s for s in waiting if s.name != picked.name]
         done.append(picked)
-        if len(examples) >= FEWEST:
-            adapter = learn(setting.model, setting.prompt, setting.modality, examples, setting.replayed, seed=seed)
+        adapter = setting.learned(examples, seed)
     return rows, adapter, waiting
 
 
@@ -199,91 +206,6 @@ def forgetting(model: Segmenter, adapters: Sequence[Adapter], count: int) -> flo
     return max((sum(v) / len(v) for v in change.values()), default=None)
 
 
-def summary(rows: list[dict], rounds: int) -> dict[str, dict]:
-    """Strategy -> Dice after each number of scans, gain over zero-shot on the same scans, with intervals over seeds."""
-    out = {}
-    for name in dict.fromkeys(r["strategy"] for r in rows):
-        of = {k: [r for r in rows if r["strategy"] == name and r["scans"] == k] for k in range(rounds + 1)}
-        out[name] = {
-            "dice": {str(k): [round(v, 4) for v in bootstrap([r["dice"] for r in some])] for k, some in of.items()},
-            "gain": {
-                str(k): [round(v, 4) for v in bootstrap([r["dice"] - r["zero_shot"] for r in some])]
-                for k, some in of.items()
-            },
-            "clicks": sum(r["clicks"] for r in of[rounds]) / len(of[rounds]),
-        }
-    return out
-
-
-def draw(results: dict[str, dict], title: str, path: Path) -> None:
-    """Gain over zero-shot against scans corrected, a line a strategy; random's interval is shaded."""
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for name, result in results.items():
-        scans = [int(k) for k in result["gain"]]
-        mean, low, high = zip(*result["gain"].values(), strict=True)
-        (line,) = axes.plot(scans, mean, marker="o", label=name)
-        if name == "random":
-            axes.fill_between(scans, low, high, color=line.get_color(), alpha=0.15)
-    axes.axhline(0, color="0.5", linewidth=0.8)
-    axes.set(xlabel="scans corrected", ylabel="Dice gained on scans not corrected yet", title=title)
-    axes.legend(fontsize="small")
-    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=120, format="png"))
-
-
-def table_of(facts: dict) -> list[list[str]]:
-    """Header and rows: the gain after each number of scans."""
-    results = facts["strategies"]
-    header = ["strategy", *(f"{k} scans" for k in next(iter(results.values()))["gain"]), "clicks"]
-    rows = [[name, *(f"{v[0]:+.2f} [{v[1]:+.2f}, {v[2]:+.2f}]" for v in r["gain"].values()), f"{r['clicks']:.0f}"]
-            for name, r in results.items()]  # fmt: skip
-    return [header, *rows]
-
-
-def block(facts: dict) -> str:
-    """Name of a simulation's part of a page: the set, and what corrects if it is not the truth."""
-    return facts["on"] + ("" if facts["correct"] == "truth" else f"-{facts['correct']}")
-
-
-def section(facts: dict, picture: str) -> list[str]:
-    """What a page says of a simulation."""
-    header, *rows = table_of(facts)
-    start = next(iter(facts["strategies"].values()))["dice"]["0"][0]
-    lost = facts["forgetting"]
-    lines = [
-        f"### {block(facts)}",
-        "",
-        f"{facts['scans']} scans, corrected by {facts['correct']}; {facts['method']}, weights "
-        f"`{facts['weights_sha256'][:12]}`, zero-shot Dice {start:.2f}; committee: {facts['others'] or 'none'}; "
-        f"{facts['seeds']} seeds.",
-        "",
-        *("| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)),
-        "",
-        f"![Dice gained against scans corrected]({picture})",
-    ]
-    if lost is not None:
-        lines += ["", f"Forgetting, the largest loss of mean Dice on a seen kind of the test phantoms: {lost:.3f}."]
-    return lines
-
-
-def show(facts: dict, out: Path, page: Path | None) -> None:
-    """Draw the curve, print the table, and put both into a page."""
-    title = f"{facts['on']}, {facts['scans']} scans, corrected by {facts['correct']}"
-    draw(facts["strategies"], title, out / "curve.png")
-    header, *rows = table_of(facts)
-    table = Table(*header, title=f"{facts['on']}: Dice gained over zero-shot on the scans not corrected yet")
-    for cells in rows:
-        table.add_row(*cells)
-    console.print(table)
-    if page is not None:
-        picture = f"images/learning-{block(facts)}.png"
-        draw(facts["strategies"], title, page.parent / picture)
-        marks = [f"<!-- {block(facts)}:{end} -->" for end in ("begin", "end")]
-        text = replace_between(page.read_text(), *marks, section(facts, picture))
-        write_atomically(page, lambda temporary: temporary.write_text(text))
-    console.print(f"everything in {out}")
-
-
 def main(
     out: Annotated[Path, typer.Option(help="folder for curve.csv, summary.json and curve.png")],
     on: Annotated[str, typer.Option(help=f"what to annotate: {', '.join(SETS)}")] = "phantom-sarcoma",
@@ -296,6 +218,9 @@ def main(
     others: Annotated[str, typer.Option(help="methods that vote beside it, several separated by commas")] = "",
     phantoms: Annotated[int, typer.Option(min=4, help="size of a phantom pool")] = 12,
     replayed: Annotated[int, typer.Option(min=0, help="phantoms beside the labels")] = 8,
+    check: Annotated[
+        bool, typer.Option(help="keep what helps scans that are left out alone, as the server does")
+    ] = True,
     seen: Annotated[int, typer.Option(min=0, help="test phantoms of seen kinds to measure forgetting on")] = 24,
     page: Annotated[Path | None, typer.Option(help="page whose block on this set is replaced")] = None,
     picture: Annotated[Path | None, typer.Option(help="PNG of the first run: before and after")] = None,
@@ -306,7 +231,7 @@ def main(
         if not (out / "summary.json").is_file():
             console.print(f"[red]there is no summary.json in {out}: leave --redraw out")
             raise typer.Exit(2)
-        show(json.loads((out / "summary.json").read_text()), out, page)
+        show(json.loads((out / "summary.json").read_text()), out, page, console)
         return
     unknown = [s for s in strategies.split(",") if s not in STRATEGIES]
     if unknown or correct not in ("truth", "clicks") or on not in SETS:
@@ -326,7 +251,7 @@ def main(
         raise typer.Exit(2)
     refiner = load_refiner() if correct == "clicks" else None
     setting = Setting(
-        model, prompt, modality, scans, replay(model, prompt, modality, replayed), refiner, clicks, rounds
+        model, prompt, modality, scans, replay(model, prompt, modality, replayed), refiner, clicks, rounds, check
     )
     rows, adapters = [], []
     with Progress(console=console) as progress:
@@ -341,7 +266,7 @@ def main(
     lost = forgetting(model, adapters[-1:], seen)
     facts = {
         "on": on, "method": method, "weights_sha256": model.weights_sha256, "correct": correct, "seeds": seeds,
-        "others": others, "scans": len(scans), "forgetting": None if lost is None else round(lost, 4),
+        "others": others, "checked": check, "scans": len(scans), "forgetting": None if lost is None else round(lost, 4),
         "strategies": summary(rows, rounds),
     }  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
@@ -350,7 +275,7 @@ def main(
         writer.writeheader()
         writer.writerows(rows)
     write_json(facts, out / "summary.json")
-    show(facts, out, page)
+    show(facts, out, page, console)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from monai.data import MetaTensor
 
 from zerotumor.adaptation import Adapted, feature_count
 from zerotumor.annotation import LabelError
+from zerotumor.held_out import HeldOut, helps, leave_one_out, means, soft_dice
 from zerotumor.learning import (
     EPOCH,
     FILE,
@@ -115,6 +116,46 @@ def test_a_stopped_run_goes_on_from_its_checkpoint(model, sarcoma, tmp_path):
 def test_too_little_to_learn_from(model, sarcoma, count):
     with pytest.raises(ValueError, match="correct and save at least 2"):
         learn(model, sarcoma, "CT", examples(count))
+
+
+def opposites():
+    """A lesion that is bright, and one that is dark; the method is right of both already, if not sure."""
+    out = []
+    for k, one in enumerate(examples(2, offset=0)):
+        sign = 2 * one.truth - 1
+        one.features[:, 2] += (4, -4)[k] * sign
+        out.append(Example(one.features, sign, one.truth, one.name))
+    return out
+
+
+def test_soft_dice():
+    truth = torch.tensor([1.0, 1.0, 0.0, 0.0])
+    assert soft_dice(torch.tensor([9.0, 9.0, -9.0, -9.0]), truth) == pytest.approx(1, abs=0.01)
+    assert soft_dice(torch.zeros(4), truth) == pytest.approx(0.5)
+    assert soft_dice(torch.full((4,), -9.0), torch.zeros(4)) == 0
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_what_all_share_helps_those_that_are_left_out(model, sarcoma, count):
+    seen = []
+    held = leave_one_out(model, sarcoma, "CT", examples(count), progress=lambda k, n: seen.append((k, n)))
+    assert [h.name for h in held] == [f"scan{k}" for k in range(count)] and seen[-1] == (count, count)
+    assert helps(held) and all(h.after > 0.7 > h.before for h in held)
+
+
+def test_what_each_has_for_itself_does_not(model, sarcoma):
+    held = leave_one_out(model, sarcoma, "CT", opposites())
+    before, after = means(held)
+    assert after < before and not helps(held)
+
+
+def test_no_difference_is_no_help():
+    assert not helps([HeldOut("a", 0.3, 0.2), HeldOut("b", 0.3, 0.4)])
+
+
+def test_one_scan_cannot_be_left_out(model, sarcoma):
+    with pytest.raises(ValueError, match="at least 2"):
+        leave_one_out(model, sarcoma, "CT", examples(1))
 
 
 def scan(size=(40, 36, 32), seed=0):

@@ -169,6 +169,26 @@ def learn(
         raise ValueError(
             f"{len(examples)} scans are too few to learn {prompt.text!r} from: correct and save at least {FEWEST}"
         )
+    return fit(
+        model, prompt, modality, examples, replayed, steps=steps, learning_rate=learning_rate, seed=seed,
+        checkpoints=checkpoints, progress=progress,
+    )  # fmt: skip
+
+
+def fit(
+    model: Segmenter,
+    prompt: Prompt,
+    modality: str,
+    examples: Sequence[Example],
+    replayed: Sequence[Example] = (),
+    *,
+    steps: int = STEPS,
+    learning_rate: float = 1e-2,
+    seed: int = 0,
+    checkpoints: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Adapter:
+    """`learn` from however few examples."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = _Trained(fresh(model, prompt, modality))
@@ -308,15 +328,20 @@ def card(record: dict, version: str) -> str:
         f"Adapters of the method {record['base']['method']} (weights sha256 `{record['base']['sha256']}`), made on "
         f"{record['created']}. File sha256 `{record['sha256']}`. Other prompts are answered as without it.",
         "",
-        "| prompt | modality | scans learned from |",
-        "| --- | --- | --- |",
+        "| prompt | modality | scans learned from | overlap with each of them when it is left out |",
+        "| --- | --- | --- | --- |",
     ]
-    learned = record.get("learned_from", {})
+    learned, held_out = record.get("learned_from", {}), record.get("held_out", {})
     for a in record["adapters"]:
-        names = learned.get(f"{a['prompt']} {a['modality']}", [])
-        lines.append(f"| {a['prompt']} | {a['modality']} | {', '.join(names) or 'an earlier version'} |")
+        name = f"{a['prompt']} {a['modality']}"
+        names, held = learned.get(name, []), held_out.get(name)
+        overlap = "not measured"
+        if held:
+            before, after = (sum(h[k] for h in held) / len(held) for k in ("before", "after"))
+            overlap = f"{after:.2f} on average; {before:.2f} without the adapter"
+        lines.append(f"| {a['prompt']} | {a['modality']} | {', '.join(names) or 'an earlier version'} | {overlap} |")
     refused = record.get("refused", {})
     if refused:
         lines += ["", "Not learned from:", "", *(f"- {name}: {why}" for name, why in refused.items())]
-    lines += ["", "Not a medical device. Nobody has measured this version on scans that it has not learned from.", ""]
+    lines += ["", "Not a medical device. Nobody has measured this version on scans of other patients.", ""]
     return "\n".join(lines)

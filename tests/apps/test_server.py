@@ -260,7 +260,7 @@ def test_training_makes_a_new_version_beside_the_old(client, server, studies, tm
     for image in ("kidney", "liver"):
         nib.save(nib.Nifti1Image(studies[1][image].astype(np.uint8), AFFINE), tmp_path / "label.nii.gz")
         client.save_label(image, str(tmp_path / "label.nii.gz"), params={"prompt": "growth of the abdomen"})
-    options = {"prompt": "growth of the abdomen", "version": "one", "steps": 2, "replayed": 0}
+    options = {"prompt": "growth of the abdomen", "version": "one", "steps": 2, "replayed": 0, "check": False}
     answer = requests.post(f"{server}/train/tumor?run_sync=true", json=options, timeout=600)
     assert answer.ok and answer.json()["version"] == "one", answer.text
     stats = client.info()["train_stats"]["tumor"]["malenia"]

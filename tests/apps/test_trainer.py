@@ -17,6 +17,7 @@ from lib.trainer import TrainTumor
 from lib.tumor import Tumor
 
 from zerotumor.adaptation import Adapted
+from zerotumor.held_out import HeldOut
 from zerotumor.learning import EPOCH, learn
 from zerotumor.segmenter import METHODS, build, save
 from zerotumor.text import load_text_encoder
@@ -26,7 +27,7 @@ CONFIG = dict(channels=[4, 4, 8, 8, 8], mask_channels=4, heads=2, dim=8, tokens=
 AFFINE = np.diag([-4.0, -4.0, 4.0, 1.0])
 SHAPE = (32, 32, 32)
 BALL = np.linalg.norm(np.indices(SHAPE) - np.array([18, 16, 16])[:, None, None, None], axis=0) < 6
-OPTIONS = {"model": "tumor", "replayed": 2, "steps": 30}
+OPTIONS = {"model": "tumor", "replayed": 2, "steps": 30, "check": False}
 
 
 def write_weights(folder, seed):
@@ -91,10 +92,12 @@ def test_two_labels_make_a_version_and_the_weights_stay(task, store, weights, tm
     before = contents(weights)
     for image in "ab":
         annotate(store, tmp_path, image, prompt="liver tumor")
-    reply = task({**OPTIONS, "version": "one"}, store)
+    reply = task({**OPTIONS, "version": "one", "check": True}, store)
+    (held,) = reply.pop("held_out").values()
     assert reply == {
         "version": "one", "method": METHOD, "learned_from": {"liver tumor CT": ["a", "b"]}, "refused": {}
     }  # fmt: skip
+    assert [h["name"] for h in held] == ["a", "b"] and all(h["after"] > h["before"] for h in held)
     assert contents(weights) == before
     base, adapted = task.engine.model(METHOD, STARTER), task.engine.model(METHOD, LATEST)
     assert isinstance(adapted, Adapted) and adapted.version == "one" and adapted.base is base
@@ -103,8 +106,30 @@ def test_two_labels_make_a_version_and_the_weights_stay(task, store, weights, tm
     assert head.abs().max() > 0, "an adapter that learned nothing adds zero"
     facts = task.stats()[METHOD]
     assert facts["version"] == "one" and facts["parent"] == STARTER and facts["options"]["steps"] == OPTIONS["steps"]
-    assert "| liver tumor | CT | a, b |" in (tmp_path / "versions" / "one" / "card.md").read_text()
+    mean = sum(h["after"] for h in held) / 2
+    assert (
+        f"| liver tumor | CT | a, b | {mean:.2f} on average" in (tmp_path / "versions" / "one" / "card.md").read_text()
+    )
     assert not any((tmp_path / "runs").iterdir()), "a run that is done needs nothing to go on from"
+
+
+def test_what_does_not_help_scans_that_are_left_out_is_no_version(task, store, tmp_path, monkeypatch):
+    worse = [HeldOut("a", 0.5, 0.4), HeldOut("b", 0.5, 0.52)]
+    monkeypatch.setattr(trainer, "leave_one_out", lambda *_, **__: worse)
+    for image in "ab":
+        annotate(store, tmp_path, image, prompt="liver tumor")
+    checked = {**OPTIONS, "version": "one", "check": True}
+    with pytest.raises(HTTPException, match="overlap 0.50 without, 0.46 with it") as error:
+        task(checked, store)
+    assert error.value.status_code == 400 and "check: false" in error.value.detail
+    assert task.engine.latest(METHOD) == STARTER and not any((tmp_path / "runs").glob("*"))
+    task({**checked, "check": False}, store)
+    assert task.engine.latest(METHOD) == "one" and "not measured" in (tmp_path / "versions/one/card.md").read_text()
+    # More labels speak against it: the method answers by itself again.
+    annotate(store, tmp_path, "c", prompt="liver tumor")
+    reply = task({**checked, "version": "two"}, store)
+    assert reply["learned_from"] == {} and set(reply["refused"]) == {"a", "b", "c"}
+    assert learned(task.engine.model(METHOD, LATEST)) == set()
 
 
 def test_one_scan_of_a_text_waits_for_another(task, store, tmp_path):

@@ -9,6 +9,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 from fastapi import HTTPException
@@ -16,10 +17,11 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.train import TrainTask
 from pydantic import BaseModel, ConfigDict, Field
 
-from zerotumor.adaptation import Adapted
+from zerotumor.adaptation import Adapted, Adapter
 from zerotumor.annotated import LESION, Annotation, Checked, checked
 from zerotumor.annotation import LabelError
 from zerotumor.errors import ScanError
+from zerotumor.held_out import HeldOut, helps, leave_one_out, means
 from zerotumor.learning import (
     FEWEST,
     FILE,
@@ -53,6 +55,7 @@ class TrainOptions(BaseModel):
     steps: int = Field(STEPS, ge=1, le=5000)
     replayed: int = Field(8, ge=0, le=200)  # phantoms beside the labels
     seed: int = Field(0, ge=0)
+    check: bool = True  # keep only what answers corrected scans better when they are left out
 
 
 class TrainTumor(TrainTask):
@@ -82,10 +85,11 @@ class TrainTumor(TrainTask):
         return out
 
     def __call__(self, request: dict, datastore: Datastore) -> dict:
-        """Learn; returns the new version, what it was learned from, and what was not learned from and why.
+        """Learn; returns the new version, what it was learned from, how scans are answered that are left out, and what was
+        not learned from and why.
 
         Raises:
-            HTTPException: an option is out of range, or no label can be learned from.
+            HTTPException: an option is out of range, no label can be learned from, or what was learned does not help.
         """
         options = checked_options(TrainOptions, request)
         given = request.get("method")
@@ -108,22 +112,59 @@ class TrainTumor(TrainTask):
         before = self.engine.latest(method)
         old = [] if before == STARTER else list(self.engine.model(method, before).adapters)
         learned = dict(_facts(self.versions / before).get("learned_from", {})) if old else {}
+        held_out = dict(_facts(self.versions / before).get("held_out", {})) if old else {}
         adapters = {(a.learned.prompt, a.learned.modality): a for a in old}
         key = self._key(model, options, groups)
+        useless: dict[str, str] = {}
         for n, ((prompt, modality), examples) in enumerate(groups.items()):
-            logger.info(f"learning {prompt.text!r} in {modality} from {len(examples)} scans")
-            adapters[prompt.text, modality] = learn(
-                model, prompt, modality, examples,
-                replay(model, prompt, modality, options.replayed, options.seed),
-                steps=options.steps, seed=options.seed, checkpoints=self.runs / key / str(n),
-                progress=lambda k, total: logger.info(f"epoch {k} of {total}"),
-            )  # fmt: skip
-            learned[f"{prompt.text} {modality}"] = sorted({e.name for e in examples})
-        facts = {"learned_from": learned, "refused": refused, "parent": before, "options": options.model_dump()}
+            name, names = f"{prompt.text} {modality}", sorted({e.name for e in examples})
+            adapter, held = self._adapter(model, prompt, modality, examples, options, self.runs / key / str(n))
+            # An adapter that was learned from fewer labels goes, too: they are among those that speak against it.
+            for kept in (adapters, learned, held_out):
+                kept.pop((prompt.text, modality) if kept is adapters else name, None)
+            if held:
+                held_out[name] = [asdict(h) for h in held]
+            if adapter is None:
+                useless[name] = no_help(held)
+                refused |= dict.fromkeys(names, useless[name])
+            else:
+                adapters[prompt.text, modality], learned[name] = adapter, names
+        if len(useless) == len(groups) and len(adapters) == len(old):
+            shutil.rmtree(self.runs / key, ignore_errors=True)
+            why = "; ".join(f"{name}: {reason}" for name, reason in useless.items())
+            raise refuse(f"nothing was learned, and no version made: {why}. Send check: false to keep it all the same")
+        facts = {"learned_from": learned, "held_out": held_out, "refused": refused, "parent": before,
+                 "options": options.model_dump()}  # fmt: skip
         save_version(Adapted(model, list(adapters.values())), self.versions / version, method=method, **facts)
         shutil.rmtree(self.runs / key, ignore_errors=True)
         logger.info(f"learned version {version}")
-        return {"version": version, "method": method, "learned_from": learned, "refused": refused}
+        return {"version": version, "method": method, **{k: facts[k] for k in ("learned_from", "held_out", "refused")}}
+
+    def _adapter(
+        self,
+        model: Segmenter,
+        prompt: Prompt,
+        modality: str,
+        examples: list[Example],
+        options: TrainOptions,
+        checkpoints: Path,
+    ) -> tuple[Adapter | None, list[HeldOut]]:
+        """What is learned of a prompt, or None if it does not help; and how each scan is answered when it is left out."""
+        logger.info(f"learning {prompt.text!r} in {modality} from {len(examples)} scans")
+        replayed, held = replay(model, prompt, modality, options.replayed, options.seed), []
+        given = {"steps": options.steps, "seed": options.seed}
+        if options.check:
+            held = leave_one_out(
+                model, prompt, modality, examples, replayed, **given,
+                progress=lambda k, total: logger.info(f"left out {k} of {total}"),
+            )  # fmt: skip
+            if not helps(held):
+                return None, held
+        adapter = learn(
+            model, prompt, modality, examples, replayed, **given, checkpoints=checkpoints,
+            progress=lambda k, total: logger.info(f"epoch {k} of {total}"),
+        )  # fmt: skip
+        return adapter, held
 
     def _examples(
         self, model: Segmenter, method: str, options: TrainOptions, datastore: Datastore
@@ -157,6 +198,15 @@ class TrainTumor(TrainTask):
                 digest.update(one.features.numpy().tobytes())
                 digest.update(one.truth.numpy().tobytes())
         return digest.hexdigest()[:16]
+
+
+def no_help(held: list[HeldOut]) -> str:
+    """Why an adapter is not kept."""
+    before, after = means(held)
+    return (
+        f"scans that are left out are answered no better by what the others teach (overlap {before:.2f} without, "
+        f"{after:.2f} with it), so it is not used: correct more scans"
+    )
 
 
 def saved(datastore: Datastore) -> Iterator[Annotation]:
