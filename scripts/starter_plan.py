@@ -51,7 +51,12 @@ STAGES = (
         makes="diffusion.pt",
     ),
     Stage(
-        "diffugts/attention", ATTENTION, {}, {"prior_weights": "diffugts/unet/diffusion.pt"},
+        "diffugts/coarse", ATTENTION, {"skip": 1}, {"prior_weights": "diffugts/unet/diffusion.pt"},
+        {"dataset_dir": PHANTOMS},
+    ),
+    Stage(
+        "diffugts/attention", ATTENTION, {},
+        {"prior_weights": "diffugts/unet/diffusion.pt", "pretrained": "diffugts/coarse/best.pt"},
         {"dataset_dir": PHANTOMS},
     ),
     Stage(
@@ -118,7 +123,8 @@ BUDGETS = {
             "zept/tumors": Length(4000, 4, 2400, 1.6),
             "diffugts/autoencoder": Length(200, 4, 2400, 0.3),  # it starts without loss
             "diffugts/unet": Length(6000, 4, 2400, 1.0),
-            "diffugts/attention": Length(3000, 4, 2400, 1.5),
+            "diffugts/coarse": Length(6000, 4, 2400, 1.3),
+            "diffugts/attention": Length(2000, 4, 2400, 1.8),
             "diffugts/residual": Length(2000, 4, 600, 1.0),
             "closed_set/whole": Length(11200, 4, 7200, 0.8, FAINT),  # as many as both of Malenia's stages
         },
@@ -134,6 +140,7 @@ BUDGETS = {
             "zept/tumors": Length(800, 8, 2400, 0.12, {"workers": 12}),
             "diffugts/autoencoder": Length(200, 8, 2400, 0.06, {"workers": 12}),
             "diffugts/unet": Length(3000, 16, 600, 0.05),  # these are made in the process that trains
+            "diffugts/coarse": Length(3000, 8, 2400, 0.08, {"workers": 12}),
             "diffugts/attention": Length(1000, 8, 2400, 0.12, {"workers": 12}),
             "diffugts/residual": Length(400, 8, 160, 0.1),
             "closed_set/whole": Length(4200, 8, 3200, 0.04, GPU_FAINT),
@@ -154,6 +161,7 @@ BUDGETS = {
                 "crop": 16, "network_config": TINY_PRIOR["autoencoder"],
             }),
             "diffugts/unet": Length(2, 2, 2, 1.0, SMALL | {"unet_config": TINY_PRIOR["unet"]}),
+            "diffugts/coarse": Length(2, 2, 2, 1.0, TINY_TEXT),
             "diffugts/attention": Length(2, 2, 2, 1.0, TINY_TEXT),
             "diffugts/residual": Length(2, 2, 2, 1.0, TINY_TEXT | {"quality": "fast"}),
             "closed_set/whole": Length(4, 2, 2, 1.0, TINY),

@@ -18,7 +18,6 @@ from .learning import STEPS, Example, fit
 from .prompts import Prompt
 from .segmenter import Segmenter
 
-
 LEAST = 0.005
 """Soft Dice that an adapter must add; less is noise."""
 

@@ -33,6 +33,16 @@ def test_a_few_steps_of_the_attention_stage_lower_the_loss(make, batch):
     assert course[-1] < 0.9 * course[0]
 
 
+def test_the_finest_level_can_be_left_out_but_not_all(make, batch):
+    model = make().begin("attention", skip=1)
+    image, truth, _, keywords = batch
+    DiffuGTSLoss()(model(image, **keywords), truth).backward()
+    untouched = {n.split(".")[2] for n, p in model.attention.named_parameters(prefix="a") if p.grad is None}
+    assert untouched == {"0"}
+    with pytest.raises(ValueError, match="at least one must stay"):
+        model.begin("attention", skip=len(model.attention.levels))
+
+
 @pytest.fixture
 def residuals(make, sample):
     """A model and one inpainted patch as a batch."""

@@ -51,9 +51,10 @@ class Adapters(nn.ModuleList):
         super().__init__(Adapter(c, alpha, context, d) for c, d in zip(channels, coarser, strict=True))
 
     def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
-        """Levels, fine to coarse -> adapted levels in that order."""
+        """Levels, fine to coarse -> adapted levels in that order. Without the finest ones, the coarser answer the same."""
         out: list[Tensor] = []
-        for adapter, features in zip(reversed(self), reversed(levels), strict=True):
+        own = list(self)[len(self) - len(levels) :]
+        for adapter, features in zip(reversed(own), reversed(levels), strict=True):
             out.insert(0, adapter(features, out[0] if out else None))
         return out
 
@@ -106,9 +107,18 @@ def anomaly_logit(levels: Sequence[Tensor], size: Sequence[int], aggregate: str 
     paper's sum of A_l, divided by L to be a probability; no sigmoid is taken of what is one already.
     """
     if aggregate == "logit":
-        return sum(resize(s[:, :, ABNORMAL] - s[:, :, NORMAL], size) for s in levels)
-    mean = sum(resize(attention(s)[:, :, ABNORMAL], size) for s in levels) / len(levels)
+        return _sum_resized([s[:, :, ABNORMAL] - s[:, :, NORMAL] for s in levels], size)
+    mean = _sum_resized([attention(s)[:, :, ABNORMAL] for s in levels], size) / len(levels)
     return torch.logit(mean, eps=1e-6)
+
+
+def _sum_resized(maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+    """Sum of maps (B, P, x, y, z) on one grid; those that share one are added before they are resized."""
+    by_grid: dict[tuple[int, ...], Tensor] = {}
+    for one in maps:
+        grid = tuple(one.shape[2:])
+        by_grid[grid] = by_grid[grid] + one if grid in by_grid else one
+    return sum(resize(one, size) for one in by_grid.values())
 
 
 class ClassEmbedding(nn.Module):
@@ -164,15 +174,19 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         self.aggregate, self.score_by = aggregate, score
+        self.skipped = 0  # finest levels that are left out, in the first part of training
         self.adapters = Adapters(channels, alpha, context)
         self.levels = nn.ModuleList(CrossModalAttention(c, text_dim) for c in channels)
         self.embed = ClassEmbedding(channels[-1], text_dim)
         self.score = AnomalyScore(text_dim)
 
     def queries(self, levels: Sequence[Tensor]) -> dict[str, Tensor]:
-        """What does not depend on the prompt: query0, query1, ... of F_l fine to coarse, and the coarsest adapted map."""
-        adapted = self.adapters(levels)
-        named = {f"query{i}": level.query(f) for i, (level, f) in enumerate(zip(self.levels, adapted, strict=True))}
+        """What does not depend on the prompt: query0, query1, ... of F_l fine to coarse, and the coarsest adapted map.
+
+        The finest `skipped` levels are left out: they cost most, and the coarser do not depend on them.
+        """
+        adapted = self.adapters(levels[self.skipped :])
+        named = {f"query{i}": self.levels[i].query(f) for i, f in enumerate(adapted, self.skipped)}
         return {**named, "coarsest": adapted[-1]}
 
     def forward(self, features: dict[str, Tensor], texts: Tensor, size: Sequence[int]) -> dict[str, Tensor]:
@@ -185,7 +199,8 @@ class Attention(nn.Module):
             logits (B, P, X, Y, Z): sigmoid is the abnormal map; score (B, P): logit of "is there anything"; embedded
             (B, P, 2, D): g_n.
         """
-        scores = [level.scores(features[f"query{i}"], texts) for i, level in enumerate(self.levels)]
+        asked = list(enumerate(self.levels))[self.skipped :]
+        scores = [level.scores(features[f"query{i}"], texts) for i, level in asked]
         logits = anomaly_logit(scores, size, self.aggregate)
         embedded = self.embed(features["coarsest"], attention(scores[-1]))
         score = self.score(embedded) if self.score_by == "pooled" else peak_logit(logits)
