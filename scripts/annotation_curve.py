@@ -64,7 +64,7 @@ def section(facts: dict, picture: str) -> list[str]:
     header, *rows = table_of(facts)
     start = next(iter(facts["strategies"].values()))["dice"]["0"][0]
     lost = facts["forgetting"]
-    kept = "Kept is what helps scans that are left out." if facts["checked"] else "All that is learned is kept."
+    kept = "Used as scans say that are left out." if facts["checked"] else "All that is learned is used everywhere."
     lines = [
         f"### {block(facts)}",
         "",

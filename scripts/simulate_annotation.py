@@ -15,7 +15,7 @@ import csv
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -30,10 +30,10 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from zerotumor.adaptation import Adapted, Adapter
+from zerotumor.adaptation import EMPTY, EVERYWHERE, Adapted, Adapter
 from zerotumor.annotation import LabelError, check_label
 from zerotumor.cohorts import SEEN, measured_phantom, measured_phantoms, real_cases, spread
-from zerotumor.held_out import helps, leave_one_out
+from zerotumor.held_out import leave_one_out, scope
 from zerotumor.learning import FEWEST, Example, example_of, learn, method_maps, replay
 from zerotumor.metrics import dice
 from zerotumor.pipeline import EncodedScan, encode_scan, segment_scan, to_grid
@@ -122,13 +122,19 @@ class Setting:
     def learned(self, examples: Sequence[Example], seed: int) -> Adapter | None:
         """What the server would learn and keep of corrected scans, if anything."""
         given = (self.model, self.prompt, self.modality, examples, self.replayed)
-        if len(examples) < FEWEST or (self.check and not helps(leave_one_out(*given, seed=seed))):
+        if len(examples) < FEWEST:
             return None
-        return learn(*given, seed=seed)
+        where = scope(leave_one_out(*given, seed=seed)) if self.check else EVERYWHERE
+        if where is None:
+            return None
+        adapter = learn(*given, seed=seed)
+        adapter.learned = replace(adapter.learned, where=where)
+        return adapter
 
     def probability(self, scan: Scan, adapter: Adapter | None) -> Tensor:
         """(x, y, z) on the method's grid. What the method says of a scan never changes, so it is asked once."""
-        if adapter is None:
+        found = bool((scan.maps[0] > 0).any())
+        if adapter is None or (found and adapter.learned.where == EMPTY):
             return scan.maps[0].sigmoid()
         image = torch.as_tensor(scan.encoded.prepared).as_subclass(Tensor)
         with torch.inference_mode():
@@ -162,7 +168,7 @@ def simulate(setting: Setting, strategy: str, seed: int) -> tuple[list[dict], Ad
                 "zero_shot": sum(before[s.name] for s in waiting) / len(waiting),
                 "picked": done[-1].name if done else "",
                 "refused": refused,
-                "adapted": adapter is not None,
+                "adapted": adapter.learned.where if adapter else "",
             }
         )
         if k == setting.rounds:
@@ -219,7 +225,7 @@ def main(
     phantoms: Annotated[int, typer.Option(min=4, help="size of a phantom pool")] = 12,
     replayed: Annotated[int, typer.Option(min=0, help="phantoms beside the labels")] = 8,
     check: Annotated[
-        bool, typer.Option(help="keep what helps scans that are left out alone, as the server does")
+        bool, typer.Option(help="use what is learned where scans that are left out say so, as the server does")
     ] = True,
     seen: Annotated[int, typer.Option(min=0, help="test phantoms of seen kinds to measure forgetting on")] = 24,
     page: Annotated[Path | None, typer.Option(help="page whose block on this set is replaced")] = None,

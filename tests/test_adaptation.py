@@ -1,9 +1,12 @@
 """Adapters: what they see, that they begin as nothing, for whom they speak, and what stays as it was."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from zerotumor.adaptation import (
+    EMPTY,
     NEAR,
     SAME,
     STRIDE,
@@ -17,7 +20,7 @@ from zerotumor.adaptation import (
 )
 from zerotumor.inferer import segment_volume
 from zerotumor.prompts import Prompt, parse
-from zerotumor.segmenter import METHODS, build
+from zerotumor.segmenter import METHODS, Segmentation, build
 from zerotumor.text import load_text_encoder
 from zerotumor.transforms import normalize
 
@@ -109,6 +112,21 @@ def test_what_was_learned_moves_its_prompt_and_no_other(model):
     assert (adapted.probabilities[0] >= 0.5)[inside & body].all() and adapted.found[0]
     air = (slice(0, 6),)
     assert torch.equal((adapted.probabilities[0] >= 0.5)[air], (plain.probabilities[0] >= 0.5)[air])
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_what_the_method_finds_by_itself_can_be_left_alone(encoder, found):
+    """By an adapter for scans in which it finds nothing."""
+    model = build("malenia", CONFIGS["malenia"]).eval()
+    model.encoder = encoder
+    image, adapter = ct_image()[None], adapter_for(model, push=8.0)
+    adapter.learned = replace(adapter.learned, where=EMPTY)
+    logits = torch.full((1, 1, *image.shape[2:]), -3.0)
+    logits[..., 20, 20, 20] = 1.0 if found else -1.0
+    maps = {name: torch.zeros_like(logits) for name in ("ungated", *model.evidence)}
+    answer = Segmentation(logits, logits.flatten(2).amax(-1).sigmoid(), [[{}]], maps)
+    adapted = Adapted(model, [adapter]).complete(image, answer, parse("soft tissue sarcoma", encoder=encoder))
+    assert torch.equal(adapted.logits, logits) == found and torch.equal(adapted.scores, answer.scores) == found
 
 
 def test_the_other_modality_stays_as_it_was(model):

@@ -1,15 +1,16 @@
 """Learning from corrected scans: it learns, goes on where it was stopped, and keeps versions that are what they say."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
 
-from zerotumor.adaptation import Adapted, feature_count
+from zerotumor.adaptation import EMPTY, EVERYWHERE, Adapted, feature_count
 from zerotumor.annotation import LabelError
-from zerotumor.held_out import HeldOut, helps, leave_one_out, means, soft_dice
+from zerotumor.held_out import HeldOut, leave_one_out, means, scope, soft_dice
 from zerotumor.learning import (
     EPOCH,
     FILE,
@@ -140,17 +141,28 @@ def test_what_all_share_helps_those_that_are_left_out(model, sarcoma, count):
     seen = []
     held = leave_one_out(model, sarcoma, "CT", examples(count), progress=lambda k, n: seen.append((k, n)))
     assert [h.name for h in held] == [f"scan{k}" for k in range(count)] and seen[-1] == (count, count)
-    assert helps(held) and all(h.after > 0.7 > h.before for h in held)
+    assert scope(held) == EMPTY  # the method found nothing in any of them
+    assert all(h.everywhere == h.empty > 0.7 > h.before for h in held)
 
 
 def test_what_each_has_for_itself_does_not(model, sarcoma):
     held = leave_one_out(model, sarcoma, "CT", opposites())
-    before, after = means(held)
-    assert after < before and not helps(held)
+    mean = means(held)
+    assert mean["everywhere"] < mean["before"] and scope(held) is None
 
 
-def test_no_difference_is_no_help():
-    assert not helps([HeldOut("a", 0.3, 0.2), HeldOut("b", 0.3, 0.4)])
+@pytest.mark.parametrize(
+    "overlaps, expected",
+    [
+        ([(0.1, 0.4, 0.4), (0.5, 0.5, 0.7)], EVERYWHERE),  # better in both kinds of scans
+        ([(0.1, 0.4, 0.4), (0.5, 0.5, 0.3)], EMPTY),  # better where nothing is found, worse where something is
+        ([(0.1, 0.4, 0.4), (0.1, 0.4, 0.4)], EMPTY),  # nothing is known of scans where something is found
+        ([(0.5, 0.5, 0.3), (0.5, 0.5, 0.3)], EMPTY),  # and nothing of those where nothing is
+        ([(0.3, 0.1, 0.1), (0.5, 0.5, 0.5)], None),
+    ],
+)
+def test_where_an_adapter_is_to_speak(overlaps, expected):
+    assert scope([HeldOut(f"scan{k}", *values) for k, values in enumerate(overlaps)]) == expected
 
 
 def test_one_scan_cannot_be_left_out(model, sarcoma):
@@ -196,6 +208,7 @@ def test_replay_holds_no_lesion_of_the_kind_and_always_the_same(model, sarcoma):
 @pytest.fixture
 def version(model, sarcoma, tmp_path):
     adapter = learn(model, sarcoma, "CT", examples(2), steps=EPOCH)
+    adapter.learned = replace(adapter.learned, where=EMPTY)
     facts = {"learned_from": {"soft tissue sarcoma CT": ["scan0", "scan1"]}, "refused": {"scan2": "the label is empty"}}
     return save_version(Adapted(model, [adapter]), tmp_path / "first", method="malenia", **facts), adapter
 
@@ -203,7 +216,8 @@ def version(model, sarcoma, tmp_path):
 def test_a_version_comes_back_as_it_was(model, version):
     folder, adapter = version
     loaded = load_version(model, folder)
-    assert loaded.describe() == [{"prompt": "soft tissue sarcoma", "lesion": "soft tissue sarcoma", "modality": "CT"}]
+    about = {"prompt": "soft tissue sarcoma", "lesion": "soft tissue sarcoma", "modality": "CT", "where": EMPTY}
+    assert loaded.describe() == [about]
     for a, b in zip(loaded.adapters[0].parameters(), adapter.parameters(), strict=True):
         assert torch.allclose(a, b, atol=2e-3)  # half precision
     assert loaded.weights_sha256 == json.loads((folder / FILE).with_suffix(".json").read_text())["sha256"]

@@ -31,6 +31,7 @@ BOUND = 6.0
 """Largest logit of what the method said: beyond, it says no more."""
 ANSWER = "answer"
 """Name in `extras` of the method's own answer, as probability."""
+EVERYWHERE, EMPTY = "everywhere", "empty"
 NEAR, SAME = 0.80, 0.95
 """Cosine similarity of texts up to which an adapter of another text does not speak, and from which it speaks in full."""
 
@@ -83,6 +84,7 @@ class Learned:
     prompt: str  # as it was asked
     lesion: str | None  # the concept of the vocabulary, if it is one
     modality: str  # CT or MR
+    where: str = EVERYWHERE  # in which scans it speaks; EMPTY: in those where the method itself finds nothing
 
 
 class Adapter(nn.Module):
@@ -193,7 +195,8 @@ class Adapted(Segmenter):
             modality = "CT" if shows_ct(image[b]) else "MR"
             for p, prompt in enumerate(prompts):
                 adapter, share = self.best(prompt, modality)
-                if adapter is None:
+                found = bool((logits[b, p] > 0).any())
+                if adapter is None or (found and adapter.learned.where == EMPTY):
                     continue
                 maps = method_logits(evidence[ANSWER][b, p], [evidence[name][b, 0] for name in self.base.evidence])
                 new = adapter.correct(image[b], maps, self.spacing)

@@ -1,8 +1,12 @@
-"""Is an adapter worth using? Leave-one-out over the corrected scans (Stone, J R Stat Soc B 1974).
+"""Is an adapter worth using, and where? Leave-one-out over the corrected scans (Stone, J R Stat Soc B 1974).
 
 Five scans can teach something that is true of these five alone, and then every later answer is worse for it. So each scan
 is answered once by an adapter that has learned from the others only. Answers are compared by the soft Dice of their
 probabilities: from so few scans, masks cut at one half are mostly equal or altogether different.
+
+Scans are picked for correction because the method fails on them, so they say little of those that it gets right. Where it
+finds something by itself, its answer therefore stays, unless the corrected scans say that the adapter's is better
+there, too.
 """
 
 from __future__ import annotations
@@ -13,13 +17,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .adaptation import BOUND
+from .adaptation import BOUND, EMPTY, EVERYWHERE
 from .learning import STEPS, Example, fit
 from .prompts import Prompt
 from .segmenter import Segmenter
 
 LEAST = 0.005
-"""Soft Dice that an adapter must add; less is noise."""
+"""Soft Dice that must be added or lost; less is noise."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,8 @@ class HeldOut:
 
     name: str
     before: float  # by the method
-    after: float  # by the method and an adapter that has learned from the other scans
+    empty: float  # by an adapter that has learned from the other scans, if the method finds nothing; else by the method
+    everywhere: float  # by the adapter, in any case
 
 
 def soft_dice(logits: Tensor, truth: Tensor) -> float:
@@ -60,19 +65,26 @@ def leave_one_out(
         others = [*examples[:k], *examples[k + 1 :]]
         adapter = fit(model, prompt, modality, others, replayed, steps=steps, seed=seed)
         with torch.inference_mode():
-            after = adapter(one.features, one.said)
-        held.append(HeldOut(one.name, soft_dice(one.said, one.truth), soft_dice(after, one.truth)))
+            answer = adapter(one.features, one.said)
+        before, after = (soft_dice(logits, one.truth) for logits in (one.said, answer))
+        held.append(HeldOut(one.name, before, before if one.found else after, after))
         if progress is not None:
             progress(k + 1, len(examples))
     return held
 
 
-def means(held: Sequence[HeldOut]) -> tuple[float, float]:
-    """Mean soft Dice before and after."""
-    return sum(h.before for h in held) / len(held), sum(h.after for h in held) / len(held)
+def means(held: Sequence[HeldOut]) -> dict[str, float]:
+    """Mean soft Dice: before, empty, everywhere."""
+    return {k: sum(getattr(h, k) for h in held) / len(held) for k in ("before", EMPTY, EVERYWHERE)}
 
 
-def helps(held: Sequence[HeldOut]) -> bool:
-    """Whether scans that were not learned from are answered better on average."""
-    before, after = means(held)
-    return after >= before + LEAST
+def scope(held: Sequence[HeldOut]) -> str | None:
+    """In which scans an adapter is to speak: `Learned.where`, or None where it does harm.
+
+    EVERYWHERE has to be shown to be better. EMPTY is the rule, and has only to be shown to be no worse: none of the
+    corrected scans may be one where the method finds nothing.
+    """
+    mean = means(held)
+    if mean[EVERYWHERE] >= max(mean["before"], mean[EMPTY]) + LEAST:
+        return EVERYWHERE
+    return EMPTY if mean[EMPTY] > mean["before"] - LEAST else None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,7 +25,18 @@ from monai.losses import DiceCELoss
 from monai.transforms import Randomizable, SpatialResample, Transform
 from torch import Tensor
 
-from .adaptation import ANSWER, STRIDE, Adapted, Adapter, Learned, feature_count, method_logits, voxel_features
+from .adaptation import (
+    ANSWER,
+    EMPTY,
+    EVERYWHERE,
+    STRIDE,
+    Adapted,
+    Adapter,
+    Learned,
+    feature_count,
+    method_logits,
+    voxel_features,
+)
 from .annotation import check_label
 from .inferer import segment_volume
 from .phantom import generate
@@ -34,6 +45,7 @@ from .prompts import Prompt
 from .segmenter import Segmenter, WeightsError, load_state, read_record, save_state
 
 logger = logging.getLogger(__name__)
+SPEAKS = {EVERYWHERE: "all scans", EMPTY: "scans where the method finds nothing"}
 REPLAY_SEED = 6_500_000
 """Seeds of replayed phantoms; neither the starter weights' training nor any test draws from there."""
 REPLAY_WEIGHT = 0.3
@@ -44,6 +56,7 @@ FEWEST = 2
 SAMPLES = 2048
 """Places of each scan in one step."""
 FILE = "adapters.pt"
+LEARNED = tuple(f.name for f in fields(Learned))
 
 
 @dataclass
@@ -54,10 +67,7 @@ class Example:
     said: Tensor  # (N,) the method's logits
     truth: Tensor  # (N,) share of each place that is lesion, 0..1
     name: str = ""
-
-    def state(self) -> dict[str, Tensor]:
-        """What `Example(**state)` takes, for `torch.save`."""
-        return {"features": self.features, "said": self.said, "truth": self.truth}
+    found: bool = False  # whether the method itself found anything
 
 
 def method_maps(model: Segmenter, encoded: EncodedScan, prompt: Prompt) -> Tensor:
@@ -93,7 +103,8 @@ def example_of(encoded: EncodedScan, maps: Tensor, mask: Tensor, spacing: float,
     features, body = voxel_features(torch.as_tensor(prepared).as_subclass(Tensor), maps, spacing)
     size = [-(-n // STRIDE) for n in prepared.shape[1:]]
     small = F.adaptive_avg_pool3d(torch.cat([maps[:1].float(), truth.as_subclass(Tensor).float()]), size)
-    return Example(features[:, body].T.contiguous(), small[0][body], small[1][body], name)
+    found = bool((maps[0] > 0).any())
+    return Example(features[:, body].T.contiguous(), small[0][body], small[1][body], name, found)
 
 
 def replay(model: Segmenter, prompt: Prompt, modality: str, count: int, seed: int = 0) -> list[Example]:
@@ -313,7 +324,7 @@ def load_version(base: Segmenter, folder: Path) -> Adapted:
             f"version {Path(folder).name} was learned on other weights of {record['base']['method']}: learn again"
         )
     adapters = torch.nn.ModuleList(
-        Adapter(Learned(a["prompt"], a["lesion"], a["modality"]), a["features"], torch.zeros(a["embedding"]))
+        Adapter(Learned(**{k: a[k] for k in LEARNED if k in a}), a["features"], torch.zeros(a["embedding"]))
         for a in record["adapters"]
     )
     load_state(adapters, path)
@@ -328,18 +339,19 @@ def card(record: dict, version: str) -> str:
         f"Adapters of the method {record['base']['method']} (weights sha256 `{record['base']['sha256']}`), made on "
         f"{record['created']}. File sha256 `{record['sha256']}`. Other prompts are answered as without it.",
         "",
-        "| prompt | modality | scans learned from | overlap with each of them when it is left out |",
-        "| --- | --- | --- | --- |",
+        "| prompt | modality | answers | scans learned from | overlap with each of them when it is left out |",
+        "| --- | --- | --- | --- | --- |",
     ]
     learned, held_out = record.get("learned_from", {}), record.get("held_out", {})
     for a in record["adapters"]:
         name = f"{a['prompt']} {a['modality']}"
         names, held = learned.get(name, []), held_out.get(name)
-        overlap = "not measured"
+        overlap, speaks = "not measured", SPEAKS[a.get("where", EVERYWHERE)]
         if held:
-            before, after = (sum(h[k] for h in held) / len(held) for k in ("before", "after"))
+            before, after = (sum(h[k] for h in held) / len(held) for k in ("before", a.get("where", EVERYWHERE)))
             overlap = f"{after:.2f} on average; {before:.2f} without the adapter"
-        lines.append(f"| {a['prompt']} | {a['modality']} | {', '.join(names) or 'an earlier version'} | {overlap} |")
+        cells = (a["prompt"], a["modality"], speaks, ", ".join(names) or "an earlier version", overlap)
+        lines.append(f"| {' | '.join(cells)} |")
     refused = record.get("refused", {})
     if refused:
         lines += ["", "Not learned from:", "", *(f"- {name}: {why}" for name, why in refused.items())]

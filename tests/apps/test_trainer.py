@@ -18,7 +18,7 @@ from lib.tumor import Tumor
 
 from zerotumor.adaptation import Adapted
 from zerotumor.held_out import HeldOut
-from zerotumor.learning import EPOCH, learn
+from zerotumor.learning import EPOCH, SPEAKS, learn
 from zerotumor.segmenter import METHODS, build, save
 from zerotumor.text import load_text_encoder
 
@@ -97,7 +97,7 @@ def test_two_labels_make_a_version_and_the_weights_stay(task, store, weights, tm
     assert reply == {
         "version": "one", "method": METHOD, "learned_from": {"liver tumor CT": ["a", "b"]}, "refused": {}
     }  # fmt: skip
-    assert [h["name"] for h in held] == ["a", "b"] and all(h["after"] > h["before"] for h in held)
+    assert [h["name"] for h in held] == ["a", "b"] and all(h["everywhere"] > h["before"] for h in held)
     assert contents(weights) == before
     base, adapted = task.engine.model(METHOD, STARTER), task.engine.model(METHOD, LATEST)
     assert isinstance(adapted, Adapted) and adapted.version == "one" and adapted.base is base
@@ -106,15 +106,17 @@ def test_two_labels_make_a_version_and_the_weights_stay(task, store, weights, tm
     assert head.abs().max() > 0, "an adapter that learned nothing adds zero"
     facts = task.stats()[METHOD]
     assert facts["version"] == "one" and facts["parent"] == STARTER and facts["options"]["steps"] == OPTIONS["steps"]
-    mean = sum(h["after"] for h in held) / 2
+    where = adapted.adapters[0].learned.where
+    mean = sum(h[where] for h in held) / 2
     assert (
-        f"| liver tumor | CT | a, b | {mean:.2f} on average" in (tmp_path / "versions" / "one" / "card.md").read_text()
+        f"| liver tumor | CT | {SPEAKS[where]} | a, b | {mean:.2f} on average"
+        in (tmp_path / "versions" / "one" / "card.md").read_text()
     )
     assert not any((tmp_path / "runs").iterdir()), "a run that is done needs nothing to go on from"
 
 
 def test_what_does_not_help_scans_that_are_left_out_is_no_version(task, store, tmp_path, monkeypatch):
-    worse = [HeldOut("a", 0.5, 0.4), HeldOut("b", 0.5, 0.52)]
+    worse = [HeldOut("a", 0.5, 0.4, 0.4), HeldOut("b", 0.5, 0.52, 0.52)]
     monkeypatch.setattr(trainer, "leave_one_out", lambda *_, **__: worse)
     for image in "ab":
         annotate(store, tmp_path, image, prompt="liver tumor")

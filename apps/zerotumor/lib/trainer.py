@@ -9,7 +9,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from fastapi import HTTPException
@@ -17,11 +17,11 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.train import TrainTask
 from pydantic import BaseModel, ConfigDict, Field
 
-from zerotumor.adaptation import Adapted, Adapter
+from zerotumor.adaptation import EVERYWHERE, Adapted, Adapter
 from zerotumor.annotated import LESION, Annotation, Checked, checked
 from zerotumor.annotation import LabelError
 from zerotumor.errors import ScanError
-from zerotumor.held_out import HeldOut, helps, leave_one_out, means
+from zerotumor.held_out import HeldOut, leave_one_out, means, scope
 from zerotumor.learning import (
     FEWEST,
     FILE,
@@ -55,7 +55,7 @@ class TrainOptions(BaseModel):
     steps: int = Field(STEPS, ge=1, le=5000)
     replayed: int = Field(8, ge=0, le=200)  # phantoms beside the labels
     seed: int = Field(0, ge=0)
-    check: bool = True  # keep only what answers corrected scans better when they are left out
+    check: bool = True  # use what was learned only where corrected scans say so when they are left out
 
 
 class TrainTumor(TrainTask):
@@ -152,18 +152,20 @@ class TrainTumor(TrainTask):
         """What is learned of a prompt, or None if it does not help; and how each scan is answered when it is left out."""
         logger.info(f"learning {prompt.text!r} in {modality} from {len(examples)} scans")
         replayed, held = replay(model, prompt, modality, options.replayed, options.seed), []
-        given = {"steps": options.steps, "seed": options.seed}
+        given, where = {"steps": options.steps, "seed": options.seed}, EVERYWHERE
         if options.check:
             held = leave_one_out(
                 model, prompt, modality, examples, replayed, **given,
                 progress=lambda k, total: logger.info(f"left out {k} of {total}"),
             )  # fmt: skip
-            if not helps(held):
+            where = scope(held)
+            if where is None:
                 return None, held
         adapter = learn(
             model, prompt, modality, examples, replayed, **given, checkpoints=checkpoints,
             progress=lambda k, total: logger.info(f"epoch {k} of {total}"),
         )  # fmt: skip
+        adapter.learned = replace(adapter.learned, where=where)
         return adapter, held
 
     def _examples(
@@ -202,10 +204,10 @@ class TrainTumor(TrainTask):
 
 def no_help(held: list[HeldOut]) -> str:
     """Why an adapter is not kept."""
-    before, after = means(held)
+    mean = means(held)
     return (
-        f"scans that are left out are answered no better by what the others teach (overlap {before:.2f} without, "
-        f"{after:.2f} with it), so it is not used: correct more scans"
+        f"scans that are left out are answered worse by what the others teach (overlap {mean['before']:.2f} without, "
+        f"{mean[EVERYWHERE]:.2f} with it), so it is not used: correct more scans"
     )
 
 
