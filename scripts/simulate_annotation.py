@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from zerotumor.adaptation import EMPTY, EVERYWHERE, Adapted, Adapter
+from zerotumor.adaptation import EVERYWHERE, Adapted, Adapter, believed
 from zerotumor.annotation import LabelError, check_label
 from zerotumor.cohorts import SEEN, measured_phantom, measured_phantoms, real_cases, spread
 from zerotumor.held_out import leave_one_out, scope
@@ -133,12 +133,13 @@ class Setting:
 
     def probability(self, scan: Scan, adapter: Adapter | None) -> Tensor:
         """(x, y, z) on the method's grid. What the method says of a scan never changes, so it is asked once."""
-        found = bool((scan.maps[0] > 0).any())
-        if adapter is None or (found and adapter.learned.where == EMPTY):
-            return scan.maps[0].sigmoid()
+        own = scan.maps[0]
+        if adapter is None:
+            return own.sigmoid()
         image = torch.as_tensor(scan.encoded.prepared).as_subclass(Tensor)
         with torch.inference_mode():
-            return adapter.correct(image, scan.maps, self.model.spacing).sigmoid()
+            new = adapter.correct(image, scan.maps, self.model.spacing)
+        return (new if believed(own, new, adapter.learned.where) else own).sigmoid()
 
     def answer(self, scan: Scan, adapter: Adapter | None) -> Tensor:
         """(X, Y, Z) bool on the scan's grid."""

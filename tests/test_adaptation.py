@@ -7,12 +7,14 @@ import torch
 
 from zerotumor.adaptation import (
     EMPTY,
+    EVERYWHERE,
     NEAR,
     SAME,
     STRIDE,
     Adapted,
     Adapter,
     Learned,
+    believed,
     box_mean,
     feature_count,
     method_logits,
@@ -114,19 +116,35 @@ def test_what_was_learned_moves_its_prompt_and_no_other(model):
     assert torch.equal((adapted.probabilities[0] >= 0.5)[air], (plain.probabilities[0] >= 0.5)[air])
 
 
-@pytest.mark.parametrize("found", [True, False])
-def test_what_the_method_finds_by_itself_can_be_left_alone(encoder, found):
-    """By an adapter for scans in which it finds nothing."""
+@pytest.mark.parametrize(
+    "found, where, push, changed",
+    [
+        (True, EMPTY, 8.0, False),  # what the method finds by itself is left alone
+        (False, EMPTY, 8.0, True),
+        (True, EVERYWHERE, 8.0, True),
+        (True, EVERYWHERE, -8.0, False),  # an adapter that leaves nothing of it is not believed
+    ],
+)
+def test_in_which_scans_an_adapter_speaks(encoder, found, where, push, changed):
     model = build("malenia", CONFIGS["malenia"]).eval()
     model.encoder = encoder
-    image, adapter = ct_image()[None], adapter_for(model, push=8.0)
-    adapter.learned = replace(adapter.learned, where=EMPTY)
+    image, adapter = ct_image()[None], adapter_for(model, push=push)
+    adapter.learned = replace(adapter.learned, where=where)
     logits = torch.full((1, 1, *image.shape[2:]), -3.0)
     logits[..., 20, 20, 20] = 1.0 if found else -1.0
     maps = {name: torch.zeros_like(logits) for name in ("ungated", *model.evidence)}
     answer = Segmentation(logits, logits.flatten(2).amax(-1).sigmoid(), [[{}]], maps)
     adapted = Adapted(model, [adapter]).complete(image, answer, parse("soft tissue sarcoma", encoder=encoder))
-    assert torch.equal(adapted.logits, logits) == found and torch.equal(adapted.scores, answer.scores) == found
+    same = [torch.equal(adapted.logits, logits), torch.equal(adapted.scores, answer.scores)]
+    assert same == [not changed] * 2
+
+
+def test_an_adapter_may_take_away_three_quarters():
+    own = torch.tensor([1.0] * 8 + [-1.0] * 8)
+    new = -own
+    assert not believed(own, new)
+    new[:2] = 1.0
+    assert believed(own, new) and not believed(own, new, EMPTY) and believed(-own.abs(), new, EMPTY)
 
 
 def test_the_other_modality_stays_as_it_was(model):

@@ -158,6 +158,7 @@ def test_what_each_has_for_itself_does_not(model, sarcoma):
         ([(0.1, 0.4, 0.4), (0.5, 0.5, 0.3)], EMPTY),  # better where nothing is found, worse where something is
         ([(0.1, 0.4, 0.4), (0.1, 0.4, 0.4)], EMPTY),  # nothing is known of scans where something is found
         ([(0.5, 0.5, 0.3), (0.5, 0.5, 0.3)], EMPTY),  # and nothing of those where nothing is
+        ([(0.3, 0.27, 0.27), (0.5, 0.5, 0.5)], EMPTY),  # nothing can get much worse there
         ([(0.3, 0.1, 0.1), (0.5, 0.5, 0.5)], None),
     ],
 )

@@ -32,6 +32,8 @@ BOUND = 6.0
 ANSWER = "answer"
 """Name in `extras` of the method's own answer, as probability."""
 EVERYWHERE, EMPTY = "everywhere", "empty"
+LEFT = 0.25
+"""Share of what the method found that an adapter must leave; else it is not believed."""
 NEAR, SAME = 0.80, 0.95
 """Cosine similarity of texts up to which an adapter of another text does not speak, and from which it speaks in full."""
 
@@ -75,6 +77,18 @@ def voxel_features(image: Tensor, logits: Tensor, spacing: float) -> tuple[Tenso
     mean, deviation = inside.mean(1), inside.std(1, unbiased=False).clamp_min(1e-2)
     scaled = (seen - mean[:, None, None, None]) / deviation[:, None, None, None]
     return scaled.clamp(-5, 5), body
+
+
+def believed(own: Tensor, new: Tensor, where: str = EVERYWHERE) -> bool:
+    """Whether an adapter's logits are to replace the method's own for a scan; both of any one shape.
+
+    A few corrected scans are mostly ones on which the method fails. What they teach can wipe out what it gets right; that
+    an adapter leaves next to nothing of what the method found is a sign of this.
+    """
+    found = own > 0
+    if not found.any():
+        return True
+    return where == EVERYWHERE and float((found & (new > 0)).sum()) >= LEFT * float(found.sum())
 
 
 @dataclass(frozen=True)
@@ -195,11 +209,12 @@ class Adapted(Segmenter):
             modality = "CT" if shows_ct(image[b]) else "MR"
             for p, prompt in enumerate(prompts):
                 adapter, share = self.best(prompt, modality)
-                found = bool((logits[b, p] > 0).any())
-                if adapter is None or (found and adapter.learned.where == EMPTY):
+                if adapter is None:
                     continue
                 maps = method_logits(evidence[ANSWER][b, p], [evidence[name][b, 0] for name in self.base.evidence])
                 new = adapter.correct(image[b], maps, self.spacing)
+                if not believed(logits[b, p], new, adapter.learned.where):
+                    continue
                 mixed = share * new + (1 - share) * logits[b, p].clamp(-BOUND, BOUND)
                 logits[b, p], ungated[b, p] = mixed, mixed.sigmoid()
                 scores[b, p] = (mixed.amax() + threshold).sigmoid()  # a score counts from theta, a logit from zero

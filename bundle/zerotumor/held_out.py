@@ -17,13 +17,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .adaptation import BOUND, EMPTY, EVERYWHERE
+from .adaptation import BOUND, EMPTY, EVERYWHERE, believed
 from .learning import STEPS, Example, fit
 from .prompts import Prompt
 from .segmenter import Segmenter
 
 LEAST = 0.005
-"""Soft Dice that must be added or lost; less is noise."""
+"""Soft Dice that must be added; less is noise."""
+MOST = 0.05
+"""Soft Dice that may be lost in scans where the method finds nothing: there its mask is empty, and cannot get worse."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class HeldOut:
     name: str
     before: float  # by the method
     empty: float  # by an adapter that has learned from the other scans, if the method finds nothing; else by the method
-    everywhere: float  # by the adapter, in any case
+    everywhere: float  # by the adapter in any case, if it is `adaptation.believed`
 
 
 def soft_dice(logits: Tensor, truth: Tensor) -> float:
@@ -66,8 +68,8 @@ def leave_one_out(
         adapter = fit(model, prompt, modality, others, replayed, steps=steps, seed=seed)
         with torch.inference_mode():
             answer = adapter(one.features, one.said)
-        before, after = (soft_dice(logits, one.truth) for logits in (one.said, answer))
-        held.append(HeldOut(one.name, before, before if one.found else after, after))
+        answers = (answer if believed(one.said, answer, where) else one.said for where in (EMPTY, EVERYWHERE))
+        held.append(HeldOut(one.name, *(soft_dice(logits, one.truth) for logits in (one.said, *answers))))
         if progress is not None:
             progress(k + 1, len(examples))
     return held
@@ -81,10 +83,10 @@ def means(held: Sequence[HeldOut]) -> dict[str, float]:
 def scope(held: Sequence[HeldOut]) -> str | None:
     """In which scans an adapter is to speak: `Learned.where`, or None where it does harm.
 
-    EVERYWHERE has to be shown to be better. EMPTY is the rule, and has only to be shown to be no worse: none of the
-    corrected scans may be one where the method finds nothing.
+    EVERYWHERE has to be shown to be better. EMPTY is the rule, and has only to do no harm: none of the corrected scans may
+    be one where the method finds nothing.
     """
     mean = means(held)
     if mean[EVERYWHERE] >= max(mean["before"], mean[EMPTY]) + LEAST:
         return EVERYWHERE
-    return EMPTY if mean[EMPTY] > mean["before"] - LEAST else None
+    return EMPTY if mean[EMPTY] > mean["before"] - MOST else None

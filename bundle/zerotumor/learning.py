@@ -67,7 +67,6 @@ class Example:
     said: Tensor  # (N,) the method's logits
     truth: Tensor  # (N,) share of each place that is lesion, 0..1
     name: str = ""
-    found: bool = False  # whether the method itself found anything
 
 
 def method_maps(model: Segmenter, encoded: EncodedScan, prompt: Prompt) -> Tensor:
@@ -103,8 +102,7 @@ def example_of(encoded: EncodedScan, maps: Tensor, mask: Tensor, spacing: float,
     features, body = voxel_features(torch.as_tensor(prepared).as_subclass(Tensor), maps, spacing)
     size = [-(-n // STRIDE) for n in prepared.shape[1:]]
     small = F.adaptive_avg_pool3d(torch.cat([maps[:1].float(), truth.as_subclass(Tensor).float()]), size)
-    found = bool((maps[0] > 0).any())
-    return Example(features[:, body].T.contiguous(), small[0][body], small[1][body], name, found)
+    return Example(features[:, body].T.contiguous(), small[0][body], small[1][body], name)
 
 
 def replay(model: Segmenter, prompt: Prompt, modality: str, count: int, seed: int = 0) -> list[Example]:

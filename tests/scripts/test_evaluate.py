@@ -43,6 +43,17 @@ def test_records_are_complete(tmp_path):
     assert len(list((tmp_path / "masks").glob("*.nii.gz"))) == len(saved["records"])
 
 
+def test_the_rows_of_an_ablation_share_what_is_encoded_of_a_scan(monkeypatch):
+    encoded = []
+    monkeypatch.setattr(
+        evaluate, "encode_scan", lambda model, scan, modality: encoded.append((model, scan)) or len(encoded)
+    )
+    encodings, one, two = evaluate.Encodings(), object(), object()
+    asked = [("diffugts", one), ("diffugts", one), ("other", one), ("diffugts", two), ("diffugts", one)]
+    assert [encodings.of(name, name, scan, "CT") for name, scan in asked] == [1, 1, 2, 3, 4]
+    assert encoded == [asked[k] for k in (0, 2, 3, 4)]
+
+
 @pytest.mark.parametrize("arguments, code", [(["--set", "moon"], 2), (["--method", "nothing"], 2)])
 def test_wrong_words(tmp_path, arguments, code):
     assert CliRunner().invoke(evaluation, [*arguments, "--out", str(tmp_path / "e.json")]).exit_code == code
