@@ -145,10 +145,9 @@ def test_what_all_share_helps_those_that_are_left_out(model, sarcoma, count):
     assert all(h.everywhere == h.empty > 0.7 > h.before for h in held)
 
 
-def test_what_each_has_for_itself_does_not(model, sarcoma):
+def test_what_each_has_for_itself_is_not_said_where_the_method_finds_something(model, sarcoma):
     held = leave_one_out(model, sarcoma, "CT", opposites())
-    mean = means(held)
-    assert mean["everywhere"] < mean["before"] and scope(held) is None
+    assert scope(held) == EMPTY and means(held)["everywhere"] <= means(held)["before"]
 
 
 @pytest.mark.parametrize(
