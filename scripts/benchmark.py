@@ -2,6 +2,7 @@
 the MONAI Label server.
 
 python scripts/benchmark.py --phantoms --segment --server --method malenia,zept --out bundle/docs/speed.md
+python scripts/benchmark.py --maisi --device cuda --compile       # DiffuGTS at MAISI's size, with random weights
 """
 
 from __future__ import annotations
@@ -32,11 +33,13 @@ from serve import monai_label
 
 from zerotumor.phantom import BODIES, Phantom, generate
 from zerotumor.pipeline import encode_scan, segment_scan
-from zerotumor.segmenter import METHODS, Segmenter, available, build, load
+from zerotumor.segmenter import METHODS, Segmentation, Segmenter, available, build, load
 from zerotumor.text import load_text_encoder
 from zerotumor.volumes import write_atomically
 
 SPACING = (1.4, 1.4, 2.5)
+LARGE, FINE = (512, 512, 128), (0.7, 0.7, 2.5)
+LESION_MM = 50.0
 Figures = tuple[tuple[str, str], list[tuple[str, str]]]
 """Headings, and rows of a name and a figure."""
 console = Console()
@@ -60,9 +63,9 @@ def phantom_rates(edge: int, spacing: float, count: int) -> Figures:
     return ("region", f"phantoms {edge}^3 a second and core"), rows
 
 
-def clinical_ct() -> Phantom:
-    """An abdomen of 256 x 256 x 128 voxels."""
-    return generate(1, region="abdomen", modality="CT", category="healthy", shape=(256, 256, 128), spacing=SPACING)
+def clinical_ct(shape: tuple[int, ...] = (256, 256, 128), spacing: tuple[float, ...] = SPACING) -> Phantom:
+    """An abdomen."""
+    return generate(1, region="abdomen", modality="CT", category="healthy", shape=shape, spacing=spacing)
 
 
 def model_of(method: str) -> tuple[Segmenter, str]:
@@ -72,13 +75,69 @@ def model_of(method: str) -> tuple[Segmenter, str]:
     """
     if method in available():
         return load(method), method
+    return untrained(method, method), f"{method}, untrained"
+
+
+def untrained(method: str, *configs: str, **options: object) -> Segmenter:
+    """A method with fresh weights as configs of the bundle, later ones on top, and options describe it."""
     parser = ConfigParser()
-    parser.read_config(str(BUNDLE / "configs" / f"{method}.yaml"))
+    parser.read_config([str(BUNDLE / "configs" / f"{name}.yaml") for name in configs])
     torch.manual_seed(0)
-    model, encoder = build(method, parser.get_parsed_content("network_config")), load_text_encoder()
-    model.bank.fill(encoder)
-    model.encoder = encoder
-    return model.eval(), f"{method}, untrained"
+    model = build(method, parser.get_parsed_content("network_config") | options)
+    model.encoder = load_text_encoder()
+    model.bank.fill(model.encoder)
+    return model.eval()
+
+
+def sees_a_lesion(model: Segmenter) -> None:
+    """Whatever the windows of a method with a second look say: there is a ball in the middle of the scan.
+
+    What random weights see is nothing or everything, and neither is a scan's usual hole.
+    """
+    complete = model.complete
+
+    def with_lesion(image: torch.Tensor, answer: Segmentation, prompts: list) -> Segmentation:
+        axes = [torch.arange(n, device=image.device) - n / 2 for n in image.shape[2:]]
+        distance = torch.stack(torch.meshgrid(*axes, indexing="ij")).norm(dim=0) * model.spacing
+        answer.logits[:] = torch.where(distance < LESION_MM / 2, 5.0, -5.0)
+        return complete(image, Segmentation(answer.logits, torch.ones_like(answer.scores)), prompts)
+
+    model.complete = with_lesion
+
+
+def maisi_times(
+    device: str,
+    compiled: bool,
+    shape: tuple[int, ...] = LARGE,
+    qualities: tuple[str, ...] = ("fast", "standard"),
+    **options,
+) -> Figures:
+    """Seconds of DiffuGTS on networks of MAISI's size; a first run that is not counted loads and compiles kernels."""
+    model = untrained("diffugts", "train", "diffugts", "diffugts_maisi", **{"text_dim": 384, **options}).to(device)
+    sees_a_lesion(model)
+    model = model.compiled() if compiled else model
+    scan = MetaTensor(clinical_ct(shape, FINE).image, affine=np.diag([*FINE, 1.0]), meta={"modality": "CT"})
+    rows = []
+    for quality in qualities:
+        model.quality = quality
+        for _ in range(1 if device == "cpu" else 2):
+            started = time.perf_counter()
+            encoded = encode_scan(model, scan)
+            between = time.perf_counter()
+            segment_scan(model, encoded, "liver tumor")
+            done = time.perf_counter()
+        rows += [
+            (f"{quality}: scan to mask", f"{done - started:.1f}"),
+            (f"{quality}: another prompt on kept features", f"{done - between:.1f}"),
+        ]
+    size = " x ".join(map(str, shape))
+    heading = f"{size} CT, a lesion of {LESION_MM:g} mm, DiffuGTS of MAISI's size, random weights, on {where(device)}"
+    return (heading, "seconds"), rows
+
+
+def where(device: str) -> str:
+    """A device in words."""
+    return torch.cuda.get_device_name(device) if device != "cpu" else f"{os.cpu_count()} CPU cores"
 
 
 def segment_times(methods: list[str]) -> Figures:
@@ -138,19 +197,25 @@ def main(
     phantoms: Annotated[bool, typer.Option("--phantoms", help="phantoms a second")] = False,
     segment: Annotated[bool, typer.Option("--segment", help="a clinical-sized scan")] = False,
     server: Annotated[bool, typer.Option("--server", help="the same through the MONAI Label server")] = False,
+    maisi: Annotated[bool, typer.Option("--maisi", help="DiffuGTS at MAISI's size, with random weights")] = False,
+    device: Annotated[str, typer.Option(help="for --maisi: cuda, or cpu and much patience")] = "cuda",
+    compile: Annotated[bool, typer.Option("--compile", help="for --maisi: torch.compile the U-Net")] = False,
     method: Annotated[str, typer.Option(help=f"for --segment: {', '.join(METHODS)}; several with commas")] = "malenia",
     edge: Annotated[int, typer.Option(help="voxels of a phantom's edge")] = 64,
     spacing: Annotated[float, typer.Option(help="mm")] = 3.0,
     count: Annotated[int, typer.Option(help="phantoms a region")] = 8,
     out: Annotated[Path | None, typer.Option(help="Markdown file for the tables")] = None,
 ) -> None:
-    """Measure speed; all parts unless some are chosen."""
+    """Measure speed; phantoms, a scan and the server unless parts are chosen."""
     unknown = [name for name in method.split(",") if name not in METHODS]
     if unknown:
         console.print(f"[red]there is no method {unknown[0]!r}: choose among {', '.join(METHODS)}")
         raise typer.Exit(2)
+    if maisi and device != "cpu" and not torch.cuda.is_available():
+        console.print("[red]there is no GPU here: --maisi --device cpu works too, slowly")
+        raise typer.Exit(2)
     chosen = {"phantoms": phantoms, "segment": segment, "server": server}
-    if not any(chosen.values()):
+    if not any(chosen.values()) and not maisi:
         chosen = dict.fromkeys(chosen, True)
     pages = []
     if chosen["phantoms"]:
@@ -159,6 +224,8 @@ def main(
         pages.append(show(segment_times(method.split(","))))
     if chosen["server"]:
         pages.append(show(server_times()))
+    if maisi:
+        pages.append(show(maisi_times(device, compile)))
     if out is not None:
         head = f"# Speed\n\nWritten by `scripts/benchmark.py` on {os.cpu_count()} CPU cores ({platform.machine()}).\n"
         write_atomically(out, lambda path: path.write_text("\n".join([head, *pages])))

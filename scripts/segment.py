@@ -202,12 +202,14 @@ def main(
     push: Annotated[str | None, typer.Option(help="DICOMweb server to store DICOM results on, http://...")] = None,
     save: Annotated[str | None, typer.Option(help="maps: uncertainty, anomaly, pseudo-healthy,residual")] = None,
     quality: Annotated[str | None, typer.Option(help="fast, standard or best, for methods that know these")] = None,
+    compile: Annotated[bool, typer.Option("--compile", help="DiffuGTS's U-Net; for a GPU, and many scans")] = False,
 ) -> None:
     """Segment scans by text."""
     try:
         check_output(format, push)
         model = load(method, weights, device=device)
         model = model if quality is None else model.at(quality)
+        model = model.compiled() if compile else model
         # Words are checked before any scan is read; they are parsed again for each, as CT and MR differ.
         prompts = [p.text for p in parse(prompt, encoder=model.encoder)]
         maps = wanted_maps(save, model, method)

@@ -37,6 +37,11 @@ def mixed(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, enabled=device.type != "cpu" or in_hardware())
 
 
+def mixed_on_gpu(device: torch.device) -> torch.autocast:
+    """`mixed` for what has to be exact: half precision has three digits, bfloat16 two, which residuals would show."""
+    return torch.autocast(device.type, enabled=device.type != "cpu")
+
+
 @cache
 def in_hardware() -> bool:
     """Whether this CPU multiplies in bfloat16; False where that cannot be told."""

@@ -107,6 +107,14 @@ class Segmenter(nn.Module):
         twin.quality = quality
         return twin
 
+    def compiled(self, backend: str = "inductor") -> Self:
+        """Have what takes the time compiled (`torch.compile`) when it first runs, which takes minutes; returns itself.
+
+        Raises:
+            ValueError: nothing in the method takes so long.
+        """
+        raise ValueError(f"{type(self).__name__} has nothing that is worth compiling: leave that out")
+
     def as_voter(self) -> Self:
         """This method as one of several that are asked whether they agree: at its quickest."""
         return self.at(self.qualities[0]) if self.qualities else self

@@ -76,6 +76,7 @@ def test_zept_has_its_anomaly(tmp_path, zept):
     [
         (["--save", "residual"], "zept has no map 'residual' (it has anomaly, uncertainty)"),
         (["--quality", "best"], "ZePT has no quality 'best': leave it out"),
+        (["--compile"], "ZePT has nothing that is worth compiling: leave that out"),
     ],
 )
 def test_what_a_method_does_not_have_gets_a_sentence(tmp_path, zept, arguments, words):

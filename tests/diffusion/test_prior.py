@@ -134,6 +134,19 @@ def test_hooks_do_not_stay(make, image, condition):
     assert not [m for m in prior.modules() if m._forward_hooks]
 
 
+@torch.no_grad()
+def test_a_compiled_unet_draws_the_same_and_features_are_read_as_before(make, image, condition):
+    prior = make()
+    latent = prior.encode(image)
+    before, taps = prior.predict(latent, 100.0, condition), prior.unet_taps(latent, 100.0, condition)
+    calls = []
+    torch._dynamo.reset()
+    prior.compile_unet(lambda graph, inputs: calls.append(graph) or graph.forward)
+    after = prior.unet_taps(latent, 100.0, condition)
+    assert all(torch.equal(a, b) for a, b in zip(taps, after, strict=True)) and not calls
+    assert prior.predict(latent, 100.0, condition).allclose(before, atol=1e-5) and calls
+
+
 def test_edges_that_do_not_fit_are_refused(make):
     prior = make()
     assert prior.multiple == 16

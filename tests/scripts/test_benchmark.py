@@ -27,6 +27,33 @@ def test_methods_are_compared_with_the_first(monkeypatch):
     assert rows[-1][0] == "zept against malenia, one prompt" and rows[-1][1].endswith(" times")
 
 
+def test_the_published_size_is_measured_with_a_lesion_to_draw(monkeypatch):
+    drawn = []
+    tiny = {
+        "prior": {
+            "autoencoder": {"num_channels": [4, 4, 8], "num_res_blocks": [1, 1, 1], "norm_num_groups": 4},
+            "unet": {"num_channels": [8, 8], "num_res_blocks": 1, "attention_levels": [False, True],
+                     "num_head_channels": [0, 8], "norm_num_groups": 4},
+        },
+        "patch": 16, "spacing": 8.0,
+    }  # fmt: skip
+    monkeypatch.setattr(benchmark, "FINE", (8.0, 8.0, 8.0))
+    made = benchmark.untrained
+
+    def watched(*arguments, **options):
+        model = made(*arguments, **options)
+        heal = model.heal
+        model.heal = lambda image, hole, *rest: drawn.append(int(hole.sum())) or heal(image, hole, *rest)
+        return model
+
+    monkeypatch.setattr(benchmark, "untrained", watched)
+    (heading, _), rows = benchmark.maisi_times("cpu", False, (24, 24, 24), ("fast",), **tiny)
+    assert "24 x 24 x 24 CT" in heading and [name for name, _ in rows] == [
+        "fast: scan to mask", "fast: another prompt on kept features"]  # fmt: skip
+    ball = 4 / 3 * 3.14159 * (benchmark.LESION_MM / 2 / 8) ** 3
+    assert len(drawn) == 1 and ball < drawn[0] < 8 * ball  # dilated by 8 mm
+
+
 def test_unknown_methods_are_refused():
     app = typer.Typer()
     app.command()(benchmark.main)

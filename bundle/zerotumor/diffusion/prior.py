@@ -14,6 +14,7 @@ from monai.apps.generation.maisi.networks.diffusion_model_unet_maisi import Diff
 from monai.inferers import sliding_window_inference
 from torch import Tensor, nn
 
+from ..precision import mixed_on_gpu
 from ..transforms import WIDE_HU
 from . import networks
 from .conditions import Condition, ConditionTensors, tensors_of
@@ -54,6 +55,9 @@ class DiffusionPrior(nn.Module):
         self.schedule = schedule if isinstance(schedule, Schedule) else build_schedule(schedule)
         self.register_buffer("scale_factor", torch.tensor(float(scale_factor)))
         self.guidance, self.preconditioned, self.frozen = float(guidance), bool(preconditioned), False
+        self._drawing: tuple[
+            Callable[..., Tensor], ...
+        ] = ()  # the compiled U-Net; in a tuple, so that it is not registered
         self.ct_range = (float(ct_range[0]), float(ct_range[1]))
         blocks = networks.encoder_blocks(self.autoencoder, finest_taps)
         self.encoder_tap_blocks = tuple(k for k, _, _ in blocks)
@@ -89,10 +93,11 @@ class DiffusionPrior(nn.Module):
 
     def _tiled(self, network: Callable[[Tensor], Tensor], x: Tensor, stride: int) -> Tensor:
         """A network on a volume whose voxels are `stride` of the image's; in tiles where it is too large for one go."""
-        if x[0, 0].numel() * stride**3 < TILED_FROM:
-            return network(x)
-        tile = [min(TILE // stride, edge) for edge in x.shape[2:]]
-        return sliding_window_inference(x, tile, 1, network, overlap=0.25, mode="gaussian")
+        with mixed_on_gpu(x.device):
+            if x[0, 0].numel() * stride**3 < TILED_FROM:
+                return network(x).to(x)
+            tile = [min(TILE // stride, edge) for edge in x.shape[2:]]
+            return sliding_window_inference(x, tile, 1, network, overlap=0.25, mode="gaussian").to(x)
 
     # ---- the U-Net --------------------------------------------------------------------------------------------------
 
@@ -124,10 +129,11 @@ class DiffusionPrior(nn.Module):
             inputs["top_region_index_tensor"] = given.top
         if unet.include_bottom_region_index_input:
             inputs["bottom_region_index_tensor"] = given.bottom
+        call = self._drawing[0] if self._drawing else unet
         if not self.preconditioned:
-            return unet(latent, t, **inputs)
+            return call(latent, t, **inputs)
         skip, out, inward = self.schedule.preconditioning(t, latent)
-        return skip * latent + out * unet(inward * latent, t, **inputs)
+        return skip * latent + out * call(inward * latent, t, **inputs)
 
     def forward(self, latent: Tensor, t: Tensor, condition: Condition | Sequence[Condition]) -> Tensor:
         """`predict`, for MONAI's engines."""
@@ -144,19 +150,27 @@ class DiffusionPrior(nn.Module):
         """`encode` and `encoder_taps` of a window in one go."""
         self._check(image, self.stride)
         blocks = self.autoencoder.encoder.blocks
-        (mean, _), taps = _outputs([blocks[k] for k in self.encoder_tap_blocks], lambda: self.autoencoder.encode(image))
-        return mean * self.scale_factor, taps
+        with mixed_on_gpu(image.device):
+            (mean, _), taps = _outputs(
+                [blocks[k] for k in self.encoder_tap_blocks], lambda: self.autoencoder.encode(image)
+            )
+        return mean.to(image) * self.scale_factor, [tap.to(image) for tap in taps]
 
     def unet_taps(self, latent: Tensor, t: Tensor | float, condition: Condition | Sequence[Condition]) -> list[Tensor]:
         """Maps of the U-Net's decoder at x_t, fine to coarse: (B, C_l, X / s_l, Y / s_l, Z / s_l), of `unet_tap_channels`
         and `unet_tap_strides`."""
-        guidance, self.guidance = self.guidance, 0.0
+        kept, self.guidance, self._drawing = (self.guidance, self._drawing), 0.0, ()
         try:
             return _outputs(list(self.unet.up_blocks)[::-1], lambda: self.predict(latent, t, condition))[1]
         finally:
-            self.guidance = guidance
+            self.guidance, self._drawing = kept
 
     # ---- use --------------------------------------------------------------------------------------------------------
+
+    def compile_unet(self, backend: str = "inductor") -> DiffusionPrior:
+        """Let `predict` use a compiled U-Net (`torch.compile`); features are read from it as it is. Returns itself."""
+        self._drawing = (torch.compile(self.unet, backend=backend),)
+        return self
 
     def freeze(self) -> DiffusionPrior:
         """No gradients, evaluation mode for good; returns itself."""
