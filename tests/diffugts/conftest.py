@@ -37,10 +37,10 @@ def bank():
 
 @pytest.fixture
 def make(bank):
-    """Builds a tiny DiffuGTS with options, quick and open to everything (theta 0)."""
+    """Builds a tiny DiffuGTS with options, quick. Theta 0 is open to everything."""
 
     def build(**options):
-        model = DiffuGTS(**{**CONFIG, "theta": 0.0, **options})
+        model = DiffuGTS(**{**CONFIG, **options})
         model.bank.texts.copy_(bank)
         model.encoder, model.quality = load_text_encoder(), "fast"
         # Random output layers are zero in a fresh diffusion model: it would say nothing at all.

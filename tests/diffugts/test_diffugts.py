@@ -12,6 +12,7 @@ from monai.data import MetaTensor
 
 from zerotumor.adaptation import Adapted
 from zerotumor.diffugts import DiffuGTS
+from zerotumor.diffugts.attention import peak_logit
 from zerotumor.diffugts.options import CHOICES, PAPER, Options
 from zerotumor.inferer import encode_volume, segment_volume
 from zerotumor.pipeline import segment_scan
@@ -116,6 +117,40 @@ def test_nothing_found_costs_no_drawing_and_changes_nothing(make, monkeypatch):
     result = segment_volume(model, image, PROMPTS)
     assert result.found == [False, False] and result.probabilities.sum() == 0
     assert torch.equal(result.extras["pseudo_healthy"], image[:1])
+
+
+@torch.no_grad()
+def test_attention_is_counted_from_theta(make):
+    """Above 0 is what reaches theta; a score reaches theta where the map does, unless the learned score says no."""
+    model, image = make(), scan_of()[None]
+    features = model.encode_image(image)
+    plain = model.segment_window(features, PROMPTS)
+    theta = float(plain.logits.sigmoid().quantile(0.9))
+    model.theta = theta
+    counted = model.segment_window(features, PROMPTS)
+    assert torch.equal(counted.logits > 0, plain.logits.sigmoid() > theta)
+    assert torch.allclose(counted.extras["ungated"], plain.extras["ungated"])
+    torch.nn.init.zeros_(model.attention.score.mlp[-1].weight)
+    for says, least in ((5.0, True), (-5.0, False)):
+        torch.nn.init.constant_(model.attention.score.mlp[-1].bias, says)
+        present = model.segment_window(features, PROMPTS).scores >= theta
+        reached = peak_logit(plain.logits).sigmoid() >= theta
+        assert torch.equal(present, reached & least) and reached.any()
+
+
+@torch.no_grad()
+def test_the_fusion_sees_the_attention_whatever_theta_is(make):
+    model, image = make(), scan_of()[None]
+    torch.nn.init.normal_(model.fusion.net[-1].weight, std=0.1)
+    answers = []
+    for theta in (0.5, 0.8):
+        model.theta = theta
+        first = first_look(image.shape[2:], (0, 5, 5, 5))  # where the map is above theta by as much as it is below
+        first.logits += torch.where(first.logits > 0, 2.0, 0.0) - model.bar
+        answers.append(model.complete(image, first, PROMPTS[:1]))
+    hole = answers[0].extras["hole"] > 0
+    assert torch.equal(hole, answers[1].extras["hole"] > 0)
+    assert torch.allclose(answers[0].logits[hole], answers[1].logits[hole], atol=1e-4)
 
 
 @torch.no_grad()

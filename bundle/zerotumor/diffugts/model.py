@@ -23,7 +23,7 @@ from ..precision import mixed
 from ..prompts import DEFAULT_PROMPT, Prompt, parse
 from ..segmenter import Segmentation
 from ..transforms import WIDE_HU, shows_ct
-from .attention import Attention, resize
+from .attention import Attention, peak_logit, resize
 from .fills import neighbors
 from .frozen import PriorSegmenter
 from .holes import boxes, hole_of, width_mm
@@ -44,8 +44,8 @@ class DiffuGTS(PriorSegmenter):
     Args:
         prior: see `PriorSegmenter`.
         text_dim: D, width of the text encoder. phi_hidden: see `FeatureResidual`. fusion_hidden: see `Fusion`. spacing: mm
-        of the grid. patch: edge of training patch, window and smallest box, voxels. theta: score under which a prompt has
-        found nothing. seed: of the inpainting. options: see `options.Options`.
+        of the grid. patch: edge of training patch, window and smallest box, voxels. theta: probability from which attention
+        speaks of a tumor. seed: of the inpainting. options: see `options.Options`.
 
     Raises:
         ValueError: an option is not among its choices.
@@ -145,10 +145,21 @@ class DiffuGTS(PriorSegmenter):
         size = features["image"].shape[2:] if "image" in features else (self.patch,) * 3
         return {**self.attention(features, texts, size), "texts": texts}
 
+    @property
+    def bar(self) -> float:
+        """Theta as a logit, from which those of the attention are counted."""
+        return float(torch.logit(torch.tensor(self.theta), eps=1e-4))
+
     def segment_window(self, features: dict[str, Tensor], prompts: Sequence[Prompt]) -> Segmentation:
-        """The attention alone."""
+        """The attention alone, its logits counted from theta: above 0 is tumor, as with every method.
+
+        A prompt's score reaches theta where the map's highest voxels do, and the learned score says that there is something.
+        """
         first = self.attend(features, prompts)
-        return Segmentation(first["logits"], first["score"].sigmoid())
+        score = peak_logit(first["logits"])
+        if self.options.score == "pooled":
+            score = torch.minimum(score, first["score"] + self.bar)
+        return Segmentation(first["logits"] - self.bar, score.sigmoid(), extras={"ungated": first["logits"].sigmoid()})
 
     def segment(self, features: dict[str, Tensor], prompts: Sequence[Prompt]) -> Segmentation:
         """One channel a prompt from `encode_image`'s answer; `extras` as of `complete`."""
@@ -174,7 +185,7 @@ class DiffuGTS(PriorSegmenter):
         hole = self.holes(attention.sigmoid()) & open_ & (self.options.answer != "attention")
         logits, anywhere = attention, hole.any(1, keepdim=True)
         extras = {
-            "attention": attention.sigmoid().amax(1, keepdim=True),
+            "attention": (attention + self.bar).sigmoid().amax(1, keepdim=True),
             "pseudo_healthy": image[:, :1].clone(),
             "residual": torch.zeros_like(image[:, :1]),
             "hole": anywhere.to(image),
@@ -188,7 +199,7 @@ class DiffuGTS(PriorSegmenter):
                 for box in boxes(anywhere[b, 0], context, self.prior.multiple, self.patch):
                     part = (slice(b, b + 1), slice(None), *box)
                     healed, own = self.heal(image[part], anywhere[part], ct[b : b + 1]), hole[part]
-                    fused = self.fuse(healed, own, attention[part], texts[b : b + 1])
+                    fused = self.fuse(healed, own, attention[part] + self.bar, texts[b : b + 1])
                     logits[part] = torch.where(own, fused, logits[part])
                     extras["pseudo_healthy"][part] = torch.where(
                         anywhere[part], healed.healthy.clamp(0, 1), extras["pseudo_healthy"][part]
@@ -240,7 +251,11 @@ class DiffuGTS(PriorSegmenter):
         return healed.reconstruction if self.options.reference == "reconstruction" else healed.image
 
     def fuse(self, healed: Healed | Cached, hole: Tensor, attention: Tensor, texts: Tensor) -> Tensor:
-        """Logits of the mask inside the holes (B, P, X, Y, Z), from what was drawn; outside they mean nothing."""
+        """Logits of the mask inside the holes (B, P, X, Y, Z), from what was drawn; outside they mean nothing.
+
+        Args:
+            attention: logits (B, P, X, Y, Z), not counted from theta: it can be chosen anew without training anew.
+        """
         size, answer, o = hole.shape[2:], self.options.answer, self.options
         signed = self.reference(healed) - healed.healthy
         pixel = signed.abs() * hole.any(1, keepdim=True)

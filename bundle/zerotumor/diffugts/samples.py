@@ -26,6 +26,7 @@ from ..vocabulary import LESIONS, ORGANS
 from .holes import dilate
 
 GENERIC = ("tumor", "lesion", "any lesion")
+THETAS = (0.5, 0.7, 0.9)
 NAMED_ORGANS = {o.index: name for name, o in ORGANS.items() if name != "abstract"}
 
 
@@ -190,8 +191,8 @@ def prepare_validation(
 class MakeResidual(Transform):
     """A sample -> all of `Cached` but the batch axis: inpainted once, to be learned from many times. Can be cached.
 
-    The hole is in turns that of the attention, the truth's, and a random blob where nothing is: what is drawn anew is not
-    for that reason a tumor.
+    The hole is in turns that of the attention, at one of several thetas, as it is chosen later; the truth's; and a random
+    blob where nothing is: what is drawn anew is not for that reason a tumor.
 
     Args:
         network: a DiffuGTS with a trained attention. count: P. quality: of the inpainting.
@@ -224,7 +225,8 @@ class MakeResidual(Transform):
         network = self.network
         kind = random.randint(3)
         if kind == 0:
-            hole = network.holes(logits.sigmoid())
+            bar = torch.logit(torch.tensor(THETAS[random.randint(len(THETAS))]))
+            hole = network.holes((logits - bar).sigmoid())
         elif kind == 1:
             hole = dilate(masks, network.steps)
         else:
