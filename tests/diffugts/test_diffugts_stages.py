@@ -11,7 +11,7 @@ import torch
 from monai.bundle import run as run_bundle
 
 from zerotumor.diffugts.criterion import DiffuGTSLoss
-from zerotumor.diffugts.samples import MakeResidual, RandFlipAll, hole_cache, prepare_residual
+from zerotumor.diffugts.samples import MakeResidual, RandFlipAll, cache_folder, prepare_residual
 from zerotumor.phantom import generate
 from zerotumor.segmenter import load
 
@@ -99,7 +99,7 @@ def test_holes_are_the_attentions_the_truths_and_blobs(make, sample):
 def test_inpainted_patches_of_other_weights_are_not_taken(tmp_path):
     for name, content in (("a", b"1"), ("b", b"2")):
         (tmp_path / name).write_bytes(content)
-    a, b = (hole_cache(str(tmp_path), [str(tmp_path / n), None], "fast") for n in ("a", "b"))
+    a, b = (cache_folder(str(tmp_path), ["holes", "fast"], [str(tmp_path / n), None]) for n in ("a", "b"))
     assert a != b and a.startswith(str(tmp_path)) and a.endswith("fresh")
 
 
@@ -135,6 +135,19 @@ def test_both_stages_by_configs_and_resuming(tmp_path, config, prior_file, monke
     model = load("diffugts", second / "model.pt")
     assert model.prior_sha256 != "untrained" and (second / "diffusion.pt").is_file()
     assert torch.isfinite(model(torch.rand(1, 2, 16, 16, 16))).all()
+
+
+def test_the_first_stage_on_kept_features(tmp_path, config, prior_file, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = {"output_dir": str(tmp_path / "run"), "prior_weights": str(prior_file), "looks": 2}
+    train("attention taps", config | {"taps": "both"}, max_epochs=1, **given)
+    (kept,) = (tmp_path / "run").glob("taps_1_*")
+    made = {file.name: file.stat().st_mtime_ns for file in kept.iterdir()}
+    assert 0 < len(made) <= 2 * SHORT["train_count"]
+    train("attention taps", config | {"taps": "both"}, max_epochs=8, **given)
+    later = {file.name: file.stat().st_mtime_ns for file in kept.iterdir()}
+    assert len(later) > len(made) and all(later[name] == made[name] for name in made)
+    assert torch.load(tmp_path / "run/checkpoint_epoch=8.pt", weights_only=True)["trainer"]["iteration"] == 16
 
 
 def test_the_first_stage_on_scans(tmp_path, config, prior_file, monkeypatch):

@@ -6,9 +6,11 @@ B samples, P prompts, N = 2 texts a prompt (0 normal, 1 abnormal), L levels with
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import gcd
 
 import torch
 import torch.nn.functional as F
+from monai.networks.blocks import Convolution
 from torch import Tensor, nn
 
 NORMAL, ABNORMAL = 0, 1
@@ -19,8 +21,8 @@ class Adapter(nn.Module):
     """Residual feature adapter: alpha * MLP_l(F_l) + (1 - alpha) * F_l.
 
     Args:
-        channels: C_l. alpha: share of what is learned. coarser: C of the next coarser level's answer, which then is seen
-        too, as are neighbors; None (the paper's) for an MLP on each voxel alone.
+        channels: C_l. alpha: share of what is learned. context: neighbors are seen too; without it (the paper's), an MLP
+        on each voxel alone. coarser: C of the next coarser level's answer, which then is seen too.
     """
 
     def __init__(self, channels: int, alpha: float = 0.1, context: bool = False, coarser: int = 0) -> None:
@@ -28,8 +30,12 @@ class Adapter(nn.Module):
         self.alpha, self.coarser = alpha, coarser
         between: list[nn.Module] = [nn.ReLU()]
         if context:
+            # Without norms the learned share is small at first, and so are its gradients.
+            norm = ("group", {"num_groups": gcd(channels, 8), "num_channels": channels})
             for reach in (1, 2):
-                between += [nn.Conv3d(channels, channels, 3, padding=reach, dilation=reach), nn.ReLU()]
+                between.append(
+                    Convolution(3, channels, channels, dilation=reach, norm=norm, act="relu", adn_ordering="NA")
+                )
         self.norm = nn.LayerNorm(channels) if context else nn.Identity()
         self.first = nn.Conv3d(channels + coarser, channels, 1)
         self.rest = nn.Sequential(*between, nn.Conv3d(channels, channels, 1))
@@ -183,10 +189,11 @@ class Attention(nn.Module):
     def queries(self, levels: Sequence[Tensor]) -> dict[str, Tensor]:
         """What does not depend on the prompt: query0, query1, ... of F_l fine to coarse, and the coarsest adapted map.
 
-        The finest `skipped` levels are left out: they cost most, and the coarser do not depend on them.
+        The finest `skipped` levels are left out, or have been: they cost most, and the coarser do not depend on them.
         """
-        adapted = self.adapters(levels[self.skipped :])
-        named = {f"query{i}": self.levels[i].query(f) for i, f in enumerate(adapted, self.skipped)}
+        adapted = self.adapters(levels[self.skipped - len(self.levels) :])
+        first = len(self.levels) - len(adapted)
+        named = {f"query{i}": self.levels[i].query(f) for i, f in enumerate(adapted, first)}
         return {**named, "coarsest": adapted[-1]}
 
     def forward(self, features: dict[str, Tensor], texts: Tensor, size: Sequence[int]) -> dict[str, Tensor]:

@@ -316,7 +316,8 @@ class DiffuGTS(PriorSegmenter):
         names = ["CT" if one else "MR" for one in ct.tolist()]
         pairs = [self.bank.pairs(p, [m], self.encoder) for p, m in zip(targets.prompts, names, strict=True)]
         texts = torch.cat(pairs).to(image)
-        features = self.attention.queries(self.taps(self.seen(image, ct), ct))
+        levels = self.taps(self.seen(image, ct), ct) if targets.taps is None else targets.taps
+        features = self.attention.queries(levels)
         return {**self.attention(features, texts, image.shape[2:]), "texts": texts}
 
     def forward(

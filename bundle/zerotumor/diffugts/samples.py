@@ -37,6 +37,7 @@ class Truth:
     prompts: list[list[Prompt]]  # B times P
     masks: Tensor  # (B, P, X, Y, Z) bool
     ct: Tensor  # (B,) bool
+    taps: list[Tensor] | None = None  # of `taps.KeepTaps`, if the frozen networks have seen the patch already
 
 
 @dataclass
@@ -166,6 +167,7 @@ def collate(samples: Sequence[Mapping[str, object]]) -> dict[str, object]:
             "masks": torch.stack([s["masks"] for s in samples]),
             "ct": torch.stack([torch.as_tensor(s.get("ct", shows_ct(s["image"]))) for s in samples]),
             "texts": [s["texts"] for s in samples],
+            "taps": [torch.stack(level).float() for level in zip(*(s.get("taps", ()) for s in samples), strict=True)],
         },
     }
 
@@ -176,7 +178,8 @@ def prepare_batch(
     """For MONAI's SupervisedTrainer: inputs, targets, and the targets again, whose prompts the network is asked."""
     label = batch["label"]
     prompts = [[prompt_of(t) for t in texts] for texts in label["texts"]]
-    truth = Truth(prompts, label["masks"].to(device, non_blocking=non_blocking), label["ct"].to(device))
+    masks, *taps = (one.to(device, non_blocking=non_blocking) for one in (label["masks"], *label["taps"]))
+    truth = Truth(prompts, masks, label["ct"].to(device), taps or None)
     return batch["image"].to(device, non_blocking=non_blocking), truth, (), {"targets": truth}
 
 
@@ -245,10 +248,10 @@ def blob(shape: Sequence[int], random: np.random.RandomState) -> Tensor:
     return inside[None, None]
 
 
-def hole_cache(folder: str, files: Sequence[str | None], quality: str) -> str:
-    """Folder for inpainted patches, named after the weights that they are made with: others would not fit."""
+def cache_folder(folder: str, words: Sequence[object], files: Sequence[str | None]) -> str:
+    """Folder for what weights have made of patches, named after them: that of others would not fit."""
     marks = [sha256(Path(f))[:8] if f else "fresh" for f in files]
-    return str(Path(folder) / "_".join(["holes", quality, *marks]))
+    return str(Path(folder) / "_".join([*map(str, words), *marks]))
 
 
 class RandFlipAll(Randomizable, Transform):
