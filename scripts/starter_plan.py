@@ -9,7 +9,7 @@ PHANTOMS = "phantoms"
 """Folder, in that of the runs, of the phantoms that several methods share."""
 MALENIA = ("train",)
 ZEPT = ("train", "zept", "zept_train")
-ATTENTION = ("train", "diffugts", "diffugts_attention")
+ATTENTION = ("train", "diffugts", "diffugts_attention", "diffugts_taps")
 CLOSED_SET = ("train", "closed_set_train")
 RESIDUAL = ("train", "diffugts", "diffugts_residual")
 
@@ -51,12 +51,7 @@ STAGES = (
         makes="diffusion.pt",
     ),
     Stage(
-        "diffugts/coarse", ATTENTION, {"skip": 1}, {"prior_weights": "diffugts/unet/diffusion.pt"},
-        {"dataset_dir": PHANTOMS},
-    ),
-    Stage(
-        "diffugts/attention", ATTENTION, {},
-        {"prior_weights": "diffugts/unet/diffusion.pt", "pretrained": "diffugts/coarse/best.pt"},
+        "diffugts/attention", ATTENTION, {"learning_rate": 3e-3}, {"prior_weights": "diffugts/unet/diffusion.pt"},
         {"dataset_dir": PHANTOMS},
     ),
     Stage(
@@ -123,8 +118,7 @@ BUDGETS = {
             "zept/tumors": Length(4000, 4, 2400, 1.6),
             "diffugts/autoencoder": Length(200, 4, 2400, 0.3),  # it starts without loss
             "diffugts/unet": Length(6000, 4, 2400, 1.0),
-            "diffugts/coarse": Length(6000, 4, 2400, 1.3),
-            "diffugts/attention": Length(2000, 4, 2400, 1.8),
+            "diffugts/attention": Length(6000, 4, 2400, 0.7, {"looks": 1}),
             "diffugts/residual": Length(2000, 4, 600, 1.0),
             "closed_set/whole": Length(11200, 4, 7200, 0.8, FAINT),  # as many as both of Malenia's stages
         },
@@ -140,8 +134,7 @@ BUDGETS = {
             "zept/tumors": Length(800, 8, 2400, 0.12, {"workers": 12}),
             "diffugts/autoencoder": Length(200, 8, 2400, 0.06, {"workers": 12}),
             "diffugts/unet": Length(3000, 16, 600, 0.05),  # these are made in the process that trains
-            "diffugts/coarse": Length(3000, 8, 2400, 0.08, {"workers": 12}),
-            "diffugts/attention": Length(1000, 8, 2400, 0.12, {"workers": 12}),
+            "diffugts/attention": Length(3000, 8, 2400, 0.08),  # Malenia's workers have made the phantoms
             "diffugts/residual": Length(400, 8, 160, 0.1),
             "closed_set/whole": Length(4200, 8, 3200, 0.04, GPU_FAINT),
         },
@@ -161,7 +154,6 @@ BUDGETS = {
                 "crop": 16, "network_config": TINY_PRIOR["autoencoder"],
             }),
             "diffugts/unet": Length(2, 2, 2, 1.0, SMALL | {"unet_config": TINY_PRIOR["unet"]}),
-            "diffugts/coarse": Length(2, 2, 2, 1.0, TINY_TEXT),
             "diffugts/attention": Length(2, 2, 2, 1.0, TINY_TEXT),
             "diffugts/residual": Length(2, 2, 2, 1.0, TINY_TEXT | {"quality": "fast"}),
             "closed_set/whole": Length(4, 2, 2, 1.0, TINY),

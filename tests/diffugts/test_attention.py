@@ -151,15 +151,3 @@ def test_peak():
     by_peak = Attention(CHANNELS, 16, score="peak")
     out = by_peak(by_peak.queries(levels()), texts(), SIZE)
     assert torch.equal(out["score"], peak_logit(out["logits"]))
-
-
-@pytest.mark.parametrize("aggregate", ["logit", "mean"])
-def test_without_the_finest_level_the_coarser_say_what_they_said(aggregate):
-    model, maps, words = Attention(CHANNELS, 16, 0.5, aggregate=aggregate), levels(), texts()
-    whole = model.queries(maps)
-    scores = [level.scores(whole[f"query{i}"], words) for i, level in enumerate(model.levels)]
-    model.skipped = 1
-    some = model.queries(maps)
-    assert set(some) == {"query1", "query2", "coarsest"} and all(torch.equal(whole[k], v) for k, v in some.items())
-    logits = model(some, words, SIZE)["logits"]
-    assert torch.allclose(logits, anomaly_logit(scores[1:], SIZE, aggregate), atol=1e-5)

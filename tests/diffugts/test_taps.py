@@ -11,13 +11,13 @@ from zerotumor.training import RandMirror
 
 @pytest.fixture
 def network(make):
-    return make(taps="both").begin("attention", skip=1)
+    return make(taps="both").begin("attention")
 
 
 @pytest.fixture
 def keep(network, sample):
     """Two looks at one patch: one of the mirrored ones and the patch as it is."""
-    return KeepTaps(network, [sample], [RandMirror((0.5, 0.0, 0.0))], skip=1)
+    return KeepTaps(network, [sample], [RandMirror((0.5, 0.0, 0.0))])
 
 
 def test_every_look_at_every_patch_has_a_number_and_is_the_same_each_time(keep):
@@ -29,7 +29,7 @@ def test_every_look_at_every_patch_has_a_number_and_is_the_same_each_time(keep):
 
 def test_training_on_kept_features_is_training_on_the_image(network, keep):
     sample = RandQuestions(3).set_random_state(0)(keep({"number": 0}))
-    assert len(sample["taps"]) == len(network.attention.levels) - 1
+    assert len(sample["taps"]) == len(network.attention.levels)
     kept = prepare_batch(collate([sample]), "cpu")
     fresh = prepare_batch(collate([{k: v for k, v in sample.items() if k != "taps"}]), "cpu")
     assert fresh[1].taps is None and kept[1].taps[0].dtype == torch.float32

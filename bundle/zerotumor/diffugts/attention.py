@@ -57,10 +57,9 @@ class Adapters(nn.ModuleList):
         super().__init__(Adapter(c, alpha, context, d) for c, d in zip(channels, coarser, strict=True))
 
     def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
-        """Levels, fine to coarse -> adapted levels in that order. Without the finest ones, the coarser answer the same."""
+        """Levels, fine to coarse -> adapted levels in that order."""
         out: list[Tensor] = []
-        own = list(self)[len(self) - len(levels) :]
-        for adapter, features in zip(reversed(own), reversed(levels), strict=True):
+        for adapter, features in zip(reversed(self), reversed(levels), strict=True):
             out.insert(0, adapter(features, out[0] if out else None))
         return out
 
@@ -180,20 +179,15 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         self.aggregate, self.score_by = aggregate, score
-        self.skipped = 0  # finest levels that are left out, in the first part of training
         self.adapters = Adapters(channels, alpha, context)
         self.levels = nn.ModuleList(CrossModalAttention(c, text_dim) for c in channels)
         self.embed = ClassEmbedding(channels[-1], text_dim)
         self.score = AnomalyScore(text_dim)
 
     def queries(self, levels: Sequence[Tensor]) -> dict[str, Tensor]:
-        """What does not depend on the prompt: query0, query1, ... of F_l fine to coarse, and the coarsest adapted map.
-
-        The finest `skipped` levels are left out, or have been: they cost most, and the coarser do not depend on them.
-        """
-        adapted = self.adapters(levels[self.skipped - len(self.levels) :])
-        first = len(self.levels) - len(adapted)
-        named = {f"query{i}": self.levels[i].query(f) for i, f in enumerate(adapted, first)}
+        """What does not depend on the prompt: query0, query1, ... of F_l fine to coarse, and the coarsest adapted map."""
+        adapted = self.adapters(levels)
+        named = {f"query{i}": self.levels[i].query(f) for i, f in enumerate(adapted)}
         return {**named, "coarsest": adapted[-1]}
 
     def forward(self, features: dict[str, Tensor], texts: Tensor, size: Sequence[int]) -> dict[str, Tensor]:
@@ -206,8 +200,7 @@ class Attention(nn.Module):
             logits (B, P, X, Y, Z): sigmoid is the abnormal map; score (B, P): logit of "is there anything"; embedded
             (B, P, 2, D): g_n.
         """
-        asked = list(enumerate(self.levels))[self.skipped :]
-        scores = [level.scores(features[f"query{i}"], texts) for i, level in asked]
+        scores = [level.scores(features[f"query{i}"], texts) for i, level in enumerate(self.levels)]
         logits = anomaly_logit(scores, size, self.aggregate)
         embedded = self.embed(features["coarsest"], attention(scores[-1]))
         score = self.score(embedded) if self.score_by == "pooled" else peak_logit(logits)

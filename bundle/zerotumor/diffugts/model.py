@@ -282,20 +282,14 @@ class DiffuGTS(PriorSegmenter):
 
     # ---- training ---------------------------------------------------------------------------------------------------
 
-    def begin(self, stage: str, skip: int = 0) -> DiffuGTS:
+    def begin(self, stage: str) -> DiffuGTS:
         """Get ready for a stage of training: what does not belong to it is frozen; returns itself.
 
-        Args:
-            skip: finest levels of the attention that are left out for now.
-
         Raises:
-            ValueError: there is no such stage, or no level would be left.
+            ValueError: there is no such stage.
         """
         if stage not in STAGES:
             raise ValueError(f"training has the stages {' and '.join(STAGES)}, not {stage!r}")
-        if not 0 <= skip < len(self.attention.levels):
-            raise ValueError(f"skip {skip} of {len(self.attention.levels)} levels: at least one must stay")
-        self.attention.skipped = skip
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(name.startswith("attention.") is (stage == "attention"))
         return self

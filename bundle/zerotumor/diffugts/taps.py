@@ -18,11 +18,11 @@ class KeepTaps(Transform):
 
     Args:
         network: a `DiffuGTS` with its prior. patches: samples of `training` with `ct`, without randomness. looks: random
-        transforms, which a record's number seeds. skip: finest levels that are left out.
+        transforms, which a record's number seeds.
     """
 
-    def __init__(self, network: torch.nn.Module, patches: Dataset, looks: Sequence[Transform], skip: int = 1) -> None:
-        self.network, self.patches, self.looks, self.skip = network, patches, Compose(looks), skip
+    def __init__(self, network: torch.nn.Module, patches: Dataset, looks: Sequence[Transform]) -> None:
+        self.network, self.patches, self.looks = network, patches, Compose(looks)
 
     @torch.no_grad()
     def __call__(self, data: Mapping[str, int]) -> dict[str, object]:
@@ -32,7 +32,7 @@ class KeepTaps(Transform):
         device = next(self.network.parameters()).device
         image, ct = torch.as_tensor(sample["image"]).as_subclass(Tensor).float()[None].to(device), sample["ct"][None]
         with mixed(device):
-            levels = self.network.taps(self.network.seen(image, ct.to(device)), ct.to(device))[self.skip :]
+            levels = self.network.taps(self.network.seen(image, ct.to(device)), ct.to(device))
         small = {k: torch.as_tensor(sample[k]).as_subclass(Tensor).to(torch.uint8) for k in ("lesions", "organs")}
         taps = [level[0].half().cpu() for level in levels]
         return {**sample, **small, "image": image[0].half().cpu(), "taps": taps}
