@@ -1,32 +1,25 @@
 """Learning from corrected scans: it learns, goes on where it was stopped, and keeps versions that are what they say."""
 
-import json
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
 
-from zerotumor.adaptation import EMPTY, EVERYWHERE, Adapted, feature_count
+from zerotumor.adaptation import EMPTY, EVERYWHERE, feature_count
 from zerotumor.annotation import LabelError
 from zerotumor.held_out import HeldOut, leave_one_out, means, scope, soft_dice
 from zerotumor.learning import (
     EPOCH,
-    FILE,
     Example,
     example,
     fresh,
     learn,
-    load_version,
     method_maps,
     replay,
-    save_version,
-    versions_of,
 )
 from zerotumor.pipeline import encode_scan
 from zerotumor.prompts import parse
-from zerotumor.segmenter import WeightsError, build
+from zerotumor.segmenter import build
 from zerotumor.text import load_text_encoder
 
 TINY = {"channels": [4, 4, 8, 8, 8], "mask_channels": 4, "heads": 2, "patch": 32, "spacing": 4.0}
@@ -203,60 +196,3 @@ def test_replay_holds_no_lesion_of_the_kind_and_always_the_same(model, sarcoma):
     anything = parse("tumor", encoder=model.encoder)[0]
     several = replay(model, anything, "CT", 6)
     assert any(float(e.truth.sum()) > 0 for e in several[1::2]) and all(float(e.truth.sum()) == 0 for e in several[::2])
-
-
-@pytest.fixture
-def version(model, sarcoma, tmp_path):
-    adapter = learn(model, sarcoma, "CT", examples(2), steps=EPOCH)
-    adapter.learned = replace(adapter.learned, where=EMPTY)
-    facts = {"learned_from": {"soft tissue sarcoma CT": ["scan0", "scan1"]}, "refused": {"scan2": "the label is empty"}}
-    return save_version(Adapted(model, [adapter]), tmp_path / "first", method="malenia", **facts), adapter
-
-
-def test_a_version_comes_back_as_it_was(model, version):
-    folder, adapter = version
-    loaded = load_version(model, folder)
-    about = {"prompt": "soft tissue sarcoma", "lesion": "soft tissue sarcoma", "modality": "CT", "where": EMPTY}
-    assert loaded.describe() == [about]
-    for a, b in zip(loaded.adapters[0].parameters(), adapter.parameters(), strict=True):
-        assert torch.allclose(a, b, atol=2e-3)  # half precision
-    assert loaded.weights_sha256 == json.loads((folder / FILE).with_suffix(".json").read_text())["sha256"]
-    card = (folder / "card.md").read_text()
-    assert "scan0, scan1" in card and "scan2: the label is empty" in card and "soft tissue sarcoma | CT" in card
-
-
-def test_a_version_is_never_overwritten(model, version):
-    folder, adapter = version
-    before = (folder / FILE).read_bytes()
-    with pytest.raises(FileExistsError, match="another name"):
-        save_version(Adapted(model, [adapter]), folder, method="malenia")
-    assert (folder / FILE).read_bytes() == before
-
-
-def test_a_version_of_other_weights_or_a_tampered_one_is_refused(model, version):
-    folder, _ = version
-    model.weights_sha256 = "b" * 64
-    with pytest.raises(WeightsError, match="learned on other weights"):
-        load_version(model, folder)
-    model.weights_sha256 = "a" * 64
-    (folder / FILE).write_bytes((folder / FILE).read_bytes()[:-1] + b"x")
-    with pytest.raises(WeightsError, match="hash differs"):
-        load_version(model, folder)
-
-
-def test_versions_by_age_method_and_weights(model, version, tmp_path):
-    folder, adapter = version
-    record = (folder / FILE).with_suffix(".json")
-    content = json.loads(record.read_text())
-    for name, created, base in (
-        ("older", "2001-01-01 00:00:00", content["base"]),
-        ("other", "2099-01-01 00:00:00", {"method": "malenia", "sha256": "c" * 64}),
-        ("zept", "2099-01-01 00:00:00", {"method": "zept", "sha256": "a" * 64}),
-    ):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / record.name).write_text(json.dumps({**content, "created": created, "base": base}))
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / record.name).write_text("{")
-    assert versions_of(tmp_path, "malenia") == ["older", "first", "other"]
-    assert versions_of(tmp_path, "malenia", "a" * 64) == ["older", "first"]
-    assert versions_of(tmp_path / "nowhere", "malenia") == []

@@ -1,4 +1,4 @@
-"""Learning an adapter from corrected scans, and keeping versions.
+"""Learning an adapter from corrected scans.
 
 A handful of labels, and phantoms replayed beside them (experience replay, Rolnick et al., NeurIPS 2019): without a lesion of
 the kind that is learned, nothing of it may be found in them. The loss is soft Dice and cross-entropy of each scan, and
@@ -7,11 +7,8 @@ the cross-entropy of phantoms, which are many and easy, at a lower weight.
 
 from __future__ import annotations
 
-import json
-import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +24,6 @@ from torch import Tensor
 
 from .adaptation import (
     ANSWER,
-    EMPTY,
-    EVERYWHERE,
     STRIDE,
     Adapted,
     Adapter,
@@ -42,10 +37,8 @@ from .inferer import segment_volume
 from .phantom import generate
 from .pipeline import EncodedScan, encode_scan
 from .prompts import Prompt
-from .segmenter import Segmenter, WeightsError, load_state, read_record, save_state
+from .segmenter import Segmenter
 
-logger = logging.getLogger(__name__)
-SPEAKS = {EVERYWHERE: "all scans", EMPTY: "scans where the method finds nothing"}
 REPLAY_SEED = 6_500_000
 """Seeds of replayed phantoms; neither the starter weights' training nor any test draws from there."""
 REPLAY_WEIGHT = 0.3
@@ -55,8 +48,6 @@ FEWEST = 2
 """Scans to learn from, at least: what one shows by chance cannot be told from what makes the lesion one."""
 SAMPLES = 2048
 """Places of each scan in one step."""
-FILE = "adapters.pt"
-LEARNED = tuple(f.name for f in fields(Learned))
 
 
 @dataclass
@@ -263,95 +254,3 @@ def _trainer(
         if newest:
             CheckpointLoader(str(newest[-1]), kept, map_location="cpu").attach(trainer)
     return trainer
-
-
-# ---- versions ---------------------------------------------------------------------------------------------------------
-
-
-def save_version(model: Adapted, folder: Path, *, method: str, **facts: object) -> Path:
-    """Write the adapters of a version and its card; the method's own weights stay where they are, untouched.
-
-    Raises:
-        FileExistsError: there is a version of this name.
-    """
-    folder = Path(folder)
-    if (folder / FILE).exists():
-        raise FileExistsError(f"there is a version {folder.name} already: give the new one another name")
-    about = [{**a, "features": x.head[0].in_features, "embedding": len(x.embedding)}
-             for a, x in zip(model.describe(), model.adapters, strict=True)]  # fmt: skip
-    record = {
-        "method": "adapters",
-        "base": {"method": method, "sha256": model.base.weights_sha256},
-        "adapters": about,
-        "created": datetime.now(UTC).isoformat(sep=" ", timespec="milliseconds"),
-        **facts,
-    }
-    save_state(model.adapters, folder / FILE, record)
-    (folder / "card.md").write_text(card(json.loads((folder / FILE).with_suffix(".json").read_text()), folder.name))
-    return folder
-
-
-def versions_of(folder: Path, method: str, weights_sha256: str | None = None) -> list[str]:
-    """Names of a method's versions in a folder, oldest first; only those learned on certain weights, if these are given.
-
-    A folder without a readable record is no version.
-    """
-    found = []
-    for path in Path(folder).glob(f"*/{Path(FILE).stem}.json"):
-        try:
-            record = json.loads(path.read_text())
-            base, key = record["base"], (record["created"], path.parent.name)
-        except (OSError, ValueError, KeyError) as error:
-            logger.warning(f"{path} is damaged and is ignored ({error})")
-            continue
-        if base["method"] == method and weights_sha256 in (None, base["sha256"]):
-            found.append(key)
-    return [name for _, name in sorted(found)]
-
-
-def load_version(base: Segmenter, folder: Path) -> Adapted:
-    """A method with the adapters of a version.
-
-    Raises:
-        WeightsError: the version is damaged, or was learned on other weights of the method.
-    """
-    path = Path(folder) / FILE
-    record = read_record(path, "adapters")
-    if record["base"]["sha256"] != base.weights_sha256:
-        raise WeightsError(
-            f"version {Path(folder).name} was learned on other weights of {record['base']['method']}: learn again"
-        )
-    adapters = torch.nn.ModuleList(
-        Adapter(Learned(**{k: a[k] for k in LEARNED if k in a}), a["features"], torch.zeros(a["embedding"]))
-        for a in record["adapters"]
-    )
-    load_state(adapters, path)
-    return Adapted(base, list(adapters), Path(folder).name, record["sha256"])
-
-
-def card(record: dict, version: str) -> str:
-    """What a version is, as Markdown."""
-    lines = [
-        f"# Version {version}",
-        "",
-        f"Adapters of the method {record['base']['method']} (weights sha256 `{record['base']['sha256']}`), made on "
-        f"{record['created']}. File sha256 `{record['sha256']}`. Other prompts are answered as without it.",
-        "",
-        "| prompt | modality | answers | scans learned from | overlap with each of them when it is left out |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    learned, held_out = record.get("learned_from", {}), record.get("held_out", {})
-    for a in record["adapters"]:
-        name = f"{a['prompt']} {a['modality']}"
-        names, held = learned.get(name, []), held_out.get(name)
-        overlap, speaks = "not measured", SPEAKS[a.get("where", EVERYWHERE)]
-        if held:
-            before, after = (sum(h[k] for h in held) / len(held) for k in ("before", a.get("where", EVERYWHERE)))
-            overlap = f"{after:.2f} on average; {before:.2f} without the adapter"
-        cells = (a["prompt"], a["modality"], speaks, ", ".join(names) or "an earlier version", overlap)
-        lines.append(f"| {' | '.join(cells)} |")
-    refused = record.get("refused", {})
-    if refused:
-        lines += ["", "Not learned from:", "", *(f"- {name}: {why}" for name, why in refused.items())]
-    lines += ["", "Not a medical device. Nobody has measured this version on scans of other patients.", ""]
-    return "\n".join(lines)

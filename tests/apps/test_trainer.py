@@ -18,9 +18,10 @@ from lib.tumor import Tumor
 
 from zerotumor.adaptation import Adapted
 from zerotumor.held_out import HeldOut
-from zerotumor.learning import EPOCH, SPEAKS, learn
+from zerotumor.learning import EPOCH, learn
 from zerotumor.segmenter import METHODS, build, save
 from zerotumor.text import load_text_encoder
+from zerotumor.versions import SPEAKS
 
 METHOD = "malenia"
 CONFIG = dict(channels=[4, 4, 8, 8, 8], mask_channels=4, heads=2, dim=8, tokens=2, patch=32, spacing=4.0)

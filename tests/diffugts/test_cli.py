@@ -15,6 +15,7 @@ from monai.data import MetaTensor
 from PIL import Image
 from typer.testing import CliRunner
 
+from zerotumor.diffugts import DiffuGTS
 from zerotumor.report import overlay
 from zerotumor.segmenter import build, save, sha256
 from zerotumor.text import load_text_encoder
@@ -107,9 +108,11 @@ def test_the_row_is_drawn_only_with_its_maps(tmp_path):
 def test_the_ablation_is_evaluated_by_names(tmp_path, weights, monkeypatch):
     monkeypatch.setattr("zerotumor.cohorts.PHANTOM_SHAPE", (28, 28, 24))
     names = "diffugts:attention,diffugts:pixel,diffugts:feature,diffugts:fusion"
-    out = tmp_path / "e.json"
+    out, drawn, own = tmp_path / "e.json", [], DiffuGTS.heal
+    monkeypatch.setattr(DiffuGTS, "heal", lambda *a: drawn.append(a[2].sum().item()) or own(*a))
     run("evaluate", "--method", names, "--set", "phantom", "--limit", "1", "--weights", weights, "--out", out)
     assert {r["method"] for r in json.loads(out.read_text())["records"]} == set(names.split(","))
+    assert len(drawn) == 1  # once for three rows that need it
     assert "has no answer 'half'" in run(
         "evaluate", "--method", "diffugts:half", "--weights", weights, "--out", out, code=2
     )

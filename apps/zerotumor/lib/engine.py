@@ -18,11 +18,11 @@ import psutil
 
 from zerotumor.adaptation import Adapted
 from zerotumor.errors import ScanError
-from zerotumor.learning import load_version, versions_of
 from zerotumor.pipeline import EncodedScan, encode_scan
 from zerotumor.segmenter import METHODS, Segmenter, WeightsError, available, load
 from zerotumor.text import TextEncoderError
 from zerotumor.transforms import ModalityError
+from zerotumor.versions import load_version, versions_of
 from zerotumor.volumes import read_scan
 
 from .options import refuse

@@ -22,20 +22,11 @@ from zerotumor.annotated import LESION, Annotation, Checked, checked
 from zerotumor.annotation import LabelError
 from zerotumor.errors import ScanError
 from zerotumor.held_out import HeldOut, leave_one_out, means, scope
-from zerotumor.learning import (
-    FEWEST,
-    FILE,
-    STEPS,
-    Example,
-    example,
-    learn,
-    replay,
-    save_version,
-    versions_of,
-)
+from zerotumor.learning import FEWEST, STEPS, Example, example, learn, replay
 from zerotumor.prompts import Prompt, PromptError, parse
 from zerotumor.segmenter import Segmenter
 from zerotumor.transforms import ModalityError
+from zerotumor.versions import FILE, save_version, versions_of
 
 from .engine import LATEST, STARTER, Engine
 from .options import checked as checked_options

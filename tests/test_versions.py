@@ -1,0 +1,92 @@
+"""Versions of a method are kept, never overwritten, and are what they say."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from zerotumor.adaptation import EMPTY, Adapted
+from zerotumor.learning import fresh
+from zerotumor.prompts import parse
+from zerotumor.segmenter import WeightsError, build
+from zerotumor.text import load_text_encoder
+from zerotumor.versions import FILE, load_version, save_version, versions_of
+
+TINY = {"channels": [4, 4, 8, 8, 8], "mask_channels": 4, "heads": 2, "patch": 32, "spacing": 4.0}
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    encoder = load_text_encoder()
+    out = build("malenia", {**TINY, "dim": 8, "tokens": 2}).eval()
+    out.bank.fill(encoder)
+    out.encoder, out.weights_sha256 = encoder, "a" * 64
+    return out
+
+
+@pytest.fixture
+def version(model, tmp_path):
+    adapter = fresh(model, parse("soft tissue sarcoma", encoder=model.encoder)[0], "CT")
+    torch.nn.init.normal_(adapter.head[-1].weight)
+    adapter.learned = replace(adapter.learned, where=EMPTY)
+    facts = {"learned_from": {"soft tissue sarcoma CT": ["scan0", "scan1"]}, "refused": {"scan2": "the label is empty"}}
+    return save_version(Adapted(model, [adapter]), tmp_path / "first", method="malenia", **facts), adapter
+
+
+def test_a_version_comes_back_as_it_was(model, version):
+    folder, adapter = version
+    loaded = load_version(model, folder)
+    about = {"prompt": "soft tissue sarcoma", "lesion": "soft tissue sarcoma", "modality": "CT", "where": EMPTY}
+    assert loaded.describe() == [about]
+    for a, b in zip(loaded.adapters[0].parameters(), adapter.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=2e-3)  # half precision
+    assert loaded.weights_sha256 == json.loads((folder / FILE).with_suffix(".json").read_text())["sha256"]
+    card = (folder / "card.md").read_text()
+    assert "scan0, scan1" in card and "scan2: the label is empty" in card and "soft tissue sarcoma | CT" in card
+
+
+def test_a_version_is_never_overwritten(model, version):
+    folder, adapter = version
+    before = (folder / FILE).read_bytes()
+    with pytest.raises(FileExistsError, match="another name"):
+        save_version(Adapted(model, [adapter]), folder, method="malenia")
+    assert (folder / FILE).read_bytes() == before
+
+
+def test_a_version_of_other_weights_or_a_tampered_one_is_refused(model, version):
+    folder, _ = version
+    model.weights_sha256 = "b" * 64
+    with pytest.raises(WeightsError, match="learned on other weights"):
+        load_version(model, folder)
+    model.weights_sha256 = "a" * 64
+    (folder / FILE).write_bytes((folder / FILE).read_bytes()[:-1] + b"x")
+    with pytest.raises(WeightsError, match="hash differs"):
+        load_version(model, folder)
+
+
+def test_versions_by_age_method_and_weights(model, version, tmp_path):
+    folder, adapter = version
+    record = (folder / FILE).with_suffix(".json")
+    content = json.loads(record.read_text())
+    for name, created, base in (
+        ("older", "2001-01-01 00:00:00", content["base"]),
+        ("other", "2099-01-01 00:00:00", {"method": "malenia", "sha256": "c" * 64}),
+        ("zept", "2099-01-01 00:00:00", {"method": "zept", "sha256": "a" * 64}),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / record.name).write_text(json.dumps({**content, "created": created, "base": base}))
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / record.name).write_text("{")
+    assert versions_of(tmp_path, "malenia") == ["older", "first", "other"]
+    assert versions_of(tmp_path, "malenia", "a" * 64) == ["older", "first"]
+    assert versions_of(tmp_path / "nowhere", "malenia") == []
+
+
+def test_a_record_that_changes_is_read_again(version, tmp_path):
+    record = (version[0] / FILE).with_suffix(".json")
+    content = json.loads(record.read_text())
+    assert versions_of(tmp_path, "malenia") == versions_of(tmp_path, "malenia") == ["first"]
+    record.write_text(json.dumps({**content, "base": {"method": "zept", "sha256": "a" * 64}}))
+    assert versions_of(tmp_path, "malenia") == [] and versions_of(tmp_path, "zept") == ["first"]
