@@ -198,7 +198,7 @@ def main(
     segment: Annotated[bool, typer.Option("--segment", help="a clinical-sized scan")] = False,
     server: Annotated[bool, typer.Option("--server", help="the same through the MONAI Label server")] = False,
     maisi: Annotated[bool, typer.Option("--maisi", help="DiffuGTS at MAISI's size, with random weights")] = False,
-    device: Annotated[str, typer.Option(help="for --maisi: cuda, or cpu and much patience")] = "cuda",
+    device: Annotated[str, typer.Option(help="for --maisi: cuda or cpu")] = "cuda",
     compile: Annotated[bool, typer.Option("--compile", help="for --maisi: torch.compile the U-Net")] = False,
     method: Annotated[str, typer.Option(help=f"for --segment: {', '.join(METHODS)}; several with commas")] = "malenia",
     edge: Annotated[int, typer.Option(help="voxels of a phantom's edge")] = 64,
@@ -211,8 +211,8 @@ def main(
     if unknown:
         console.print(f"[red]there is no method {unknown[0]!r}: choose among {', '.join(METHODS)}")
         raise typer.Exit(2)
-    if maisi and device != "cpu" and not torch.cuda.is_available():
-        console.print("[red]there is no GPU here: --maisi --device cpu works too, slowly")
+    if maisi and (compile if device == "cpu" else not torch.cuda.is_available()):
+        console.print("[red]--maisi needs a GPU, or --device cpu, without --compile, and much patience")
         raise typer.Exit(2)
     chosen = {"phantoms": phantoms, "segment": segment, "server": server}
     if not any(chosen.values()) and not maisi:

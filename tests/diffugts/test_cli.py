@@ -86,10 +86,11 @@ def test_what_a_method_does_not_have_gets_a_sentence(tmp_path, zept, arguments, 
     assert words in run("segment", *given, *arguments, code=2) and not (tmp_path / "out").exists()
 
 
-def test_qualities_have_names(tmp_path, weights):
+def test_qualities_have_names_and_compiling_is_for_gpus(tmp_path, weights):
     scan = write_nifti(tmp_path / "a.nii.gz", ct_values())
     given = (scan, "--prompt", "tumor", "--method", "diffugts", "--weights", weights, "--out", tmp_path / "out")
     assert "choose one of fast, standard, best" in run("segment", *given, "--quality", "superb", code=2)
+    assert "compiling gains nothing on a CPU" in run("segment", *given, "--compile", code=2)
 
 
 def test_the_row_is_drawn_only_with_its_maps(tmp_path):

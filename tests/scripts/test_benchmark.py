@@ -59,3 +59,10 @@ def test_unknown_methods_are_refused():
     app.command()(benchmark.main)
     result = CliRunner().invoke(app, ["--segment", "--method", "malenia,unet"])
     assert result.exit_code == 2 and "no method 'unet'" in result.output
+
+
+def test_compiling_on_a_cpu_is_refused():
+    app = typer.Typer()
+    app.command()(benchmark.main)
+    result = CliRunner().invoke(app, ["--maisi", "--device", "cpu", "--compile"])
+    assert result.exit_code == 2 and "needs a GPU" in result.output

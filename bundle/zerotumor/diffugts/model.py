@@ -276,7 +276,13 @@ class DiffuGTS(PriorSegmenter):
         return self
 
     def compiled(self, backend: str = "inductor") -> DiffuGTS:
-        """With a compiled U-Net for the inpainting; worth it on a GPU, for many scans."""
+        """With a compiled U-Net for the inpainting; worth it on a GPU, for many scans.
+
+        Raises:
+            ValueError: the model is on a CPU, where compiling takes minutes and gains nothing.
+        """
+        if next(self.parameters()).device.type == "cpu":
+            raise ValueError("compiling gains nothing on a CPU: leave it out, or choose a GPU with --device cuda")
         self.prior.compile_unet(backend)
         return self
 
