@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from zerotumor.diffugts.criterion import DiffuGTSLoss, anomaly_loss, dice_loss, similarity_loss
+from zerotumor.diffugts.criterion import DiffuGTSLoss, anomaly_loss, batch_dice_loss, dice_loss, similarity_loss
 from zerotumor.diffugts.samples import Truth
 
 
@@ -54,7 +54,7 @@ def test_masks_reach_the_loss():
     """A truth that is loaded but never compared with would leave the segmentation untrained."""
     masks, out, loss = torch.rand(2, 3, 6, 6, 6) > 0.7, outputs(), DiffuGTSLoss()
     value = loss(out, truth(masks))
-    assert set(loss.last) == {"dice", "bce", "ano", "sim"} and loss.last["dice"] > 0
+    assert set(loss.last) == {"dice", "batch", "bce", "ano", "sim"} and loss.last["dice"] > 0
     assert float(loss(out, truth(~masks))) != float(value)
     value.backward()
     assert all(out[name].grad.abs().sum() > 0 for name in ("logits", "score", "embedded"))
@@ -62,7 +62,7 @@ def test_masks_reach_the_loss():
 
 def test_the_reference_weighs_all_three_alike():
     masks, out = torch.rand(2, 3, 6, 6, 6) > 0.7, outputs()
-    loss = DiffuGTSLoss(bce=0.0)
+    loss = DiffuGTSLoss(bce=0.0, batch=0.0)
     value = loss(out, truth(masks))
     assert float(value) == pytest.approx(sum(loss.last[n] for n in ("dice", "ano", "sim")), rel=1e-5)
 
@@ -81,3 +81,14 @@ def test_an_empty_target_pushes_everything_in_its_hole_down():
     logits = torch.zeros(1, 1, 6, 6, 6, requires_grad=True)
     DiffuGTSLoss()({"logits": logits, "hole": hole}, truth(torch.zeros_like(hole))).backward()
     assert (logits.grad > 0).all()
+
+
+def test_painting_where_nothing_is_costs_the_batch():
+    masks = torch.zeros(2, 2, 4, 4, 4, dtype=torch.bool)
+    masks[0, 0, :2] = True
+    right = masks.float()
+    painted = right.clone()
+    painted[1, 1, :2] = 1.0
+    assert batch_dice_loss(right, masks) < 1e-4 and dice_loss(painted, masks) < 1e-4
+    assert batch_dice_loss(painted, masks).item() == pytest.approx(1 - 2 * 32 / (64 + 32), abs=1e-4)
+    assert batch_dice_loss(painted, torch.zeros_like(masks)).item() == 0
