@@ -118,7 +118,7 @@ BUDGETS = {
             "zept/tumors": Length(4000, 4, 2400, 1.6),
             "diffugts/autoencoder": Length(200, 4, 2400, 0.3),  # it starts without loss
             "diffugts/unet": Length(6000, 4, 2400, 1.0),
-            "diffugts/attention": Length(6000, 4, 2400, 0.7, {"looks": 1}),
+            "diffugts/attention": Length(10000, 2, 2400, 1.0),  # phantoms and their twins
             "diffugts/residual": Length(2000, 4, 600, 1.0),
             "closed_set/whole": Length(11200, 4, 7200, 0.8, FAINT),  # as many as both of Malenia's stages
         },
@@ -134,7 +134,7 @@ BUDGETS = {
             "zept/tumors": Length(800, 8, 2400, 0.12, {"workers": 12}),
             "diffugts/autoencoder": Length(200, 8, 2400, 0.06, {"workers": 12}),
             "diffugts/unet": Length(3000, 16, 600, 0.05),  # these are made in the process that trains
-            "diffugts/attention": Length(3000, 8, 2400, 0.08),  # Malenia's workers have made the phantoms
+            "diffugts/attention": Length(3000, 4, 600, 0.08),  # these are made in the process that trains
             "diffugts/residual": Length(400, 8, 160, 0.1),
             "closed_set/whole": Length(4200, 8, 3200, 0.04, GPU_FAINT),
         },

@@ -58,11 +58,11 @@ class GeneratePhantom(Transform):
     """A record of `phantom_datalist` -> a sample. A pure function of the record, so its result can be cached.
 
     Args:
-        shape: voxels. spacing: mm.
+        shape: voxels. spacing: mm. twin: whether `healthy`, the same scan without its lesions, is in the sample too.
     """
 
-    def __init__(self, shape: Sequence[int] = (64, 64, 64), spacing: float = 3.0) -> None:
-        self.shape, self.spacing = tuple(shape), spacing
+    def __init__(self, shape: Sequence[int] = (64, 64, 64), spacing: float = 3.0, twin: bool = False) -> None:
+        self.shape, self.spacing, self.twin = tuple(shape), spacing, twin
 
     def __call__(self, data: Mapping[str, float]) -> dict[str, Tensor]:
         phantom = generate(
@@ -77,6 +77,7 @@ class GeneratePhantom(Transform):
         return {
             # half precision: what is cached is read many times, and noise hides the rounding
             "image": normalize(phantom.image, phantom.modality).half(),
+            **({"healthy": normalize(phantom.healthy, phantom.modality).half()} if self.twin else {}),
             "lesions": phantom.lesions.to(torch.uint8),
             "organs": phantom.organs.to(torch.uint8),
             "values": torch.tensor(values, dtype=torch.int16).reshape(-1, len(NAMES)),

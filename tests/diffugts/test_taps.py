@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from zerotumor.diffugts.criterion import DiffuGTSLoss
-from zerotumor.diffugts.samples import RandQuestions, collate, prepare_batch
-from zerotumor.diffugts.taps import KeepTaps, RandMirrorTaps, numbered
-from zerotumor.training import RandMirror
+from zerotumor.diffugts.samples import RandQuestions, collate, known, prepare_batch
+from zerotumor.diffugts.taps import KeepTaps, RandMirrorTaps, WithTwin, numbered
+from zerotumor.training import GeneratePhantom, RandAppearance, RandMirror
 
 
 @pytest.fixture
@@ -46,3 +46,17 @@ def test_features_are_mirrored_with_the_patch(keep):
     assert all(torch.equal(a.flip(1), b) for a, b in zip(turned["taps"], sample["taps"], strict=True))
     same = RandMirrorTaps(0.0)(sample)
     assert torch.equal(same["image"], sample["image"]) and same["taps"] is sample["taps"]
+
+
+def test_the_healthy_twin_is_asked_the_same_and_differs_in_the_lesion_alone(network):
+    record = {"seed": 1, "difficulty": 0.0, "category": "kidney cyst"}
+    patch = known(record, GeneratePhantom((16,) * 3, 12.0, twin=True)(record))
+    keep = KeepTaps(network, [patch], [RandMirror((1.0, 0.0, 0.0)), RandAppearance(1.0)])
+    sample = RandQuestions(3).set_random_state(0)(RandMirrorTaps(1.0)(keep({"number": 0})))
+    own, twin = WithTwin()(sample)
+    same = own["image"] == twin["image"]
+    assert same.float().mean() > 0.5 and not same[:, own["lesions"][0] > 0].all()
+    assert own["masks"].any() and not twin["masks"].any() and own["texts"] == twin["texts"]
+    assert not torch.equal(own["taps"][0], twin["taps"][0])
+    image, truth, _, keywords = prepare_batch(collate([[own, twin]]), "cpu")
+    assert len(image) == 2 and torch.isfinite(network(image, **keywords)["logits"]).all()

@@ -26,16 +26,50 @@ class KeepTaps(Transform):
 
     @torch.no_grad()
     def __call__(self, data: Mapping[str, int]) -> dict[str, object]:
-        """{"number": k} of `numbered` -> the sample, its image in half precision, and `taps`, (C_l, x, y, z) each."""
-        self.looks.set_random_state(data["number"])
-        sample = self.looks(self.patches[data["number"] % len(self.patches)])
+        """{"number": k} of `numbered` -> the sample, its image in half precision, and `taps`, (C_l, x, y, z) each.
+
+        A sample with its `healthy` twin gets `healthy_taps`, too; the twin is mirrored and shaded alike.
+        """
+        patch = self.patches[data["number"] % len(self.patches)]
+        sample = self._look(patch, data["number"])
+        out = {
+            **sample,
+            **self._features(sample),
+            "lesions": _small(sample["lesions"]),
+            "organs": _small(sample["organs"]),
+        }
+        if "healthy" in patch:
+            twin = self._features(self._look({**patch, "image": patch["healthy"]}, data["number"]))
+            out |= {"healthy": twin["image"], "healthy_taps": twin["taps"]}
+        return out
+
+    def _look(self, patch: Mapping[str, Tensor], number: int) -> dict[str, Tensor]:
+        self.looks.set_random_state(number)
+        return self.looks(patch)
+
+    def _features(self, sample: Mapping[str, Tensor]) -> dict[str, object]:
         device = next(self.network.parameters()).device
-        image, ct = torch.as_tensor(sample["image"]).as_subclass(Tensor).float()[None].to(device), sample["ct"][None]
+        image = torch.as_tensor(sample["image"]).as_subclass(Tensor).float()[None].to(device)
+        ct = sample["ct"][None].to(device)
         with mixed(device):
-            levels = self.network.taps(self.network.seen(image, ct.to(device)), ct.to(device))
-        small = {k: torch.as_tensor(sample[k]).as_subclass(Tensor).to(torch.uint8) for k in ("lesions", "organs")}
-        taps = [level[0].half().cpu() for level in levels]
-        return {**sample, **small, "image": image[0].half().cpu(), "taps": taps}
+            levels = self.network.taps(self.network.seen(image, ct), ct)
+        return {"image": image[0].half().cpu(), "taps": [level[0].half().cpu() for level in levels]}
+
+
+def _small(labels: Tensor) -> Tensor:
+    return torch.as_tensor(labels).as_subclass(Tensor).to(torch.uint8)
+
+
+class WithTwin(Transform):
+    """A sample with questions -> two: itself, and its healthy twin with the same questions, whose masks are empty.
+
+    The two differ in the lesion alone, so that a map that paints the lesion's organ gains nothing.
+    """
+
+    def __call__(self, data: Mapping[str, object]) -> list[dict[str, object]]:
+        own = {k: v for k, v in data.items() if not k.startswith("healthy")}
+        twin = {"image": data["healthy"], "taps": data["healthy_taps"], "masks": torch.zeros_like(data["masks"])}
+        return [own, {**own, **twin}]
 
 
 def numbered(patches: int, looks: int) -> list[dict[str, int]]:
@@ -56,4 +90,6 @@ class RandMirrorTaps(Randomizable, Transform):
     def __call__(self, data: Mapping[str, object]) -> dict[str, object]:
         if self.R.random() >= self.prob:
             return dict(data)
-        return {**self.mirror(data), "taps": [level.flip(1) for level in data["taps"]]}
+        flipped = {k: [level.flip(1) for level in v] for k, v in data.items() if k.endswith("taps")}
+        healthy = {"healthy": data["healthy"].flip(1)} if "healthy" in data else {}
+        return {**self.mirror(data), **flipped, **healthy}
