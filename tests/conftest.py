@@ -31,6 +31,25 @@ def data_dir() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny_malenia():
+    """Builds a tiny untrained Malenia, always the same, under a made-up hash of its weights."""
+    import torch
+
+    from zerotumor.segmenter import build
+    from zerotumor.text import load_text_encoder
+
+    def make():
+        torch.manual_seed(0)
+        config = {"channels": [4, 4, 8, 8, 8], "mask_channels": 4, "heads": 2, "dim": 8, "tokens": 2, "patch": 32}
+        out = build("malenia", {**config, "spacing": 4.0}).eval()
+        out.encoder, out.weights_sha256 = load_text_encoder(), "a" * 64
+        out.bank.fill(out.encoder)
+        return out
+
+    return make
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory) -> None:
     """Text embeddings go to a cache of this run's own."""

@@ -3,7 +3,7 @@
 import torch
 
 from zerotumor import precision
-from zerotumor.precision import Autocast, full, mixed
+from zerotumor.precision import Autocast, full, mixed, mixed_on_gpu
 
 
 class Network(torch.nn.Module):
@@ -53,3 +53,10 @@ def test_an_unreadable_machine_is_taken_for_one_without(monkeypatch, tmp_path):
     (tmp_path / "cpuinfo").write_text("flags : fpu avx512f avx512_bf16 sse\n")
     monkeypatch.setattr(precision, "CPU", tmp_path / "cpuinfo")
     assert precision.in_hardware.__wrapped__()
+
+
+def test_what_training_chose_on_a_cpu_is_left_alone():
+    cpu = torch.device("cpu")
+    for chosen in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=chosen), mixed_on_gpu(cpu):
+            assert torch.is_autocast_enabled("cpu") == chosen

@@ -9,21 +9,13 @@ import torch
 from zerotumor.adaptation import EMPTY, Adapted
 from zerotumor.learning import fresh
 from zerotumor.prompts import parse
-from zerotumor.segmenter import WeightsError, build
-from zerotumor.text import load_text_encoder
+from zerotumor.segmenter import WeightsError
 from zerotumor.versions import FILE, load_version, save_version, versions_of
-
-TINY = {"channels": [4, 4, 8, 8, 8], "mask_channels": 4, "heads": 2, "patch": 32, "spacing": 4.0}
 
 
 @pytest.fixture
-def model():
-    torch.manual_seed(0)
-    encoder = load_text_encoder()
-    out = build("malenia", {**TINY, "dim": 8, "tokens": 2}).eval()
-    out.bank.fill(encoder)
-    out.encoder, out.weights_sha256 = encoder, "a" * 64
-    return out
+def model(tiny_malenia):
+    return tiny_malenia()
 
 
 @pytest.fixture

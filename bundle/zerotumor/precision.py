@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
 
@@ -37,9 +38,12 @@ def mixed(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, enabled=device.type != "cpu" or in_hardware())
 
 
-def mixed_on_gpu(device: torch.device) -> torch.autocast:
-    """`mixed` for what has to be exact: half precision has three digits, bfloat16 two, which residuals would show."""
-    return torch.autocast(device.type, enabled=device.type != "cpu")
+def mixed_on_gpu(device: torch.device) -> AbstractContextManager:
+    """`mixed` for what has to be exact: half precision has three digits, bfloat16 two, which residuals would show.
+
+    On a CPU nothing is changed: training may have chosen bfloat16.
+    """
+    return nullcontext() if device.type == "cpu" else mixed(device)
 
 
 @cache

@@ -27,6 +27,7 @@ from .holes import dilate
 
 GENERIC = ("tumor", "lesion", "any lesion")
 THETAS = (0.5, 0.7, 0.9)
+"""Of holes to learn from: theta is chosen after training."""
 NAMED_ORGANS = {o.index: name for name, o in ORGANS.items() if name != "abstract"}
 
 

@@ -9,7 +9,6 @@ from monai.data import Dataset
 from monai.transforms import Compose, Randomizable, Transform
 from torch import Tensor
 
-from ..precision import mixed
 from ..training import RandMirror
 
 
@@ -51,8 +50,7 @@ class KeepTaps(Transform):
         device = next(self.network.parameters()).device
         image = torch.as_tensor(sample["image"]).as_subclass(Tensor).float()[None].to(device)
         ct = sample["ct"][None].to(device)
-        with mixed(device):
-            levels = self.network.taps(self.network.seen(image, ct), ct)
+        levels = self.network.taps(self.network.seen(image, ct), ct)
         return {"image": image[0].half().cpu(), "taps": [level[0].half().cpu() for level in levels]}
 
 
@@ -78,7 +76,7 @@ def numbered(patches: int, looks: int) -> list[dict[str, int]]:
 
 
 class RandMirrorTaps(Randomizable, Transform):
-    """Mirror a patch left to right at random, with its features; frozen networks know both sides alike.
+    """Mirror a patch left to right at random; its features, mirrored, are taken for those of the mirrored patch.
 
     Args:
         prob: of it.

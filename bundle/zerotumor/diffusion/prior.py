@@ -55,9 +55,8 @@ class DiffusionPrior(nn.Module):
         self.schedule = schedule if isinstance(schedule, Schedule) else build_schedule(schedule)
         self.register_buffer("scale_factor", torch.tensor(float(scale_factor)))
         self.guidance, self.preconditioned, self.frozen = float(guidance), bool(preconditioned), False
-        self._drawing: tuple[
-            Callable[..., Tensor], ...
-        ] = ()  # the compiled U-Net; in a tuple, so that it is not registered
+        # The compiled U-Net, if there is one; in a tuple, so that it is not registered.
+        self._drawing: tuple[Callable[..., Tensor], ...] = ()
         self.ct_range = (float(ct_range[0]), float(ct_range[1]))
         blocks = networks.encoder_blocks(self.autoencoder, finest_taps)
         self.encoder_tap_blocks = tuple(k for k, _, _ in blocks)
