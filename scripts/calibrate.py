@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -20,15 +20,17 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bundle"))
 
 import numpy as np
+import torch
 import typer
 from monai.data import MetaTensor
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
-from zerotumor.inferer import encode_volume, segment_volume
+from zerotumor.inferer import VolumeFeatures, encode_volume, segment_volume
 from zerotumor.metrics import dice, milliliters
 from zerotumor.phantom import generate
-from zerotumor.prompts import parse
+from zerotumor.prompts import Prompt, parse
 from zerotumor.segmenter import Segmenter, WeightsError, load
 from zerotumor.text import TextEncoderError
 from zerotumor.transforms import prepare
@@ -66,6 +68,23 @@ def encoded(model: Segmenter, seed: int, **arguments) -> tuple:
     return image, encode_volume(model, image), phantom
 
 
+def answers(
+    model: Segmenter, image: Tensor, features: VolumeFeatures | None, prompts: Sequence[Prompt], thetas: Sequence[float]
+) -> Iterator[tuple[float, Tensor]]:
+    """Each theta, and the masks (P, X, Y, Z) that it makes. A method that looks twice does so once, and is then counted."""
+    if not model.second_look:
+        for theta in thetas:
+            model.theta = theta
+            yield theta, segment_volume(model, image, prompts, features=features).probabilities >= 0.5
+        return
+    model.theta = min(thetas)
+    counted = segment_volume(model, image, prompts, features=features)
+    bars = torch.logit(torch.tensor(list(thetas)))
+    for theta, bar in zip(thetas, bars - bars.min(), strict=True):
+        found = torch.tensor(counted.scores) >= theta
+        yield theta, (counted.probabilities >= bar.sigmoid()) & found[:, None, None, None]
+
+
 def measure(model: Segmenter, count: int, thetas: Sequence[float]) -> dict[float, tuple[float, float]]:
     """theta -> mean Dice where there is a lesion, share of healthy scans and prompts with under 5 ml."""
     dices: dict[float, list[float]] = {t: [] for t in thetas}
@@ -78,17 +97,12 @@ def measure(model: Segmenter, count: int, thetas: Sequence[float]) -> dict[float
         blank, blank_features, _ = encoded(
             model, SEED + 100_000 + k, category="healthy", region=region, modality=modality
         )
-        for theta in thetas:
-            model.theta = theta
-            if phantom.records:
-                mask = (
-                    segment_volume(model, image, parse(text, modality=modality), features=features).probabilities[0]
-                    >= 0.5
-                )
-                dices[theta].append(dice(mask, phantom.lesions[0]))
-            prompts = parse(HEALTHY[region], modality=modality)
-            for mask in segment_volume(model, blank, prompts, features=blank_features).probabilities >= 0.5:
-                quiet[theta].append(milliliters(mask, model.spacing**3 / 1000) < 5)
+        if phantom.records:
+            for theta, masks in answers(model, image, features, parse(text, modality=modality), thetas):
+                dices[theta].append(dice(masks[0], phantom.lesions[0]))
+        prompts = parse(HEALTHY[region], modality=modality)
+        for theta, masks in answers(model, blank, blank_features, prompts, thetas):
+            quiet[theta] += [milliliters(mask, model.spacing**3 / 1000) < 5 for mask in masks]
     return {t: (float(np.nanmean(dices[t])), float(np.mean(quiet[t]))) for t in thetas}
 
 
@@ -98,6 +112,8 @@ def main(
     / "models"
     / "model.pt",
     count: Annotated[int, typer.Option(help="phantoms with a lesion, and as many without")] = 40,
+    quality: Annotated[str | None, typer.Option(help="of methods that have one")] = None,
+    quiet: Annotated[float, typer.Option(help="share of healthy phantoms that must have under 5 ml")] = QUIET,
     thetas: Annotated[str, typer.Option(help="what to choose from, rising; each takes its time")] = THETAS,
 ) -> None:
     """Calibrate theta and write it to the record."""
@@ -109,10 +125,10 @@ def main(
     except (WeightsError, TextEncoderError) as error:
         console.print(f"[red]{error}")
         raise typer.Exit(2) from None
-    if model.second_look:
-        model.ablate("attention")  # theta decides, from the first look, whether there is a second
+    if quality:
+        model = model.at(quality)
     measured = measure(model, count, choices)
-    quiet_enough = [t for t in choices if measured[t][1] >= QUIET]
+    quiet_enough = [t for t in choices if measured[t][1] >= quiet]
     top = max((measured[t][0] for t in quiet_enough), default=0.0)
     best = max((t for t in quiet_enough if measured[t][0] > top - EQUAL), default=choices[-1])
     out = Table("theta", "Dice, seen kinds", "healthy under 5 ml")
@@ -125,6 +141,7 @@ def main(
         "first_seed": SEED,
         "dice": round(measured[best][0], 3),
         "healthy_under_5_ml": round(measured[best][1], 3),
+        "at_least": quiet,
     }
     write_json(record, path, indent=2)
     console.print(f"theta {best} in {path}; set the same in network_config of {CONFIGS[record['method']]}")

@@ -37,7 +37,7 @@ def bank():
 
 @pytest.fixture
 def make(bank):
-    """Builds a tiny DiffuGTS with options, quick. Theta 0 is open to everything."""
+    """Builds a tiny DiffuGTS with options, quick. Threshold 0: all is drawn anew; theta 0: all of that is painted."""
 
     def build(**options):
         model = DiffuGTS(**{**CONFIG, **options})
@@ -89,7 +89,7 @@ def prior_file(tmp_path_factory):
 def weights(tmp_path_factory, prior_file, bank):
     """A folder's DiffuGTS weights with the prior beside them; everything is found, everywhere."""
     folder = tmp_path_factory.mktemp("weights")
-    config = {**CONFIG, "theta": 0.0}
+    config = {**CONFIG, "theta": 0.0, "threshold": 0.0}
     torch.manual_seed(3)
     model = DiffuGTS(**config).load_prior(prior_file)
     model.bank.texts.copy_(bank)

@@ -36,7 +36,7 @@ def first_look(shape, *spots, prompts=1, score=1.0):
 
 @torch.no_grad()
 def test_contract(make):
-    model, image = make(theta=0.0), torch.stack([scan_of(), scan_of()])
+    model, image = make(theta=0.0, threshold=0.0), torch.stack([scan_of(), scan_of()])
     answer = model.segment(model.encode_image(image), PROMPTS)
     assert answer.logits.shape == (2, 2, EDGE, EDGE, EDGE) and torch.isfinite(answer.logits).all()
     assert answer.scores.shape == (2, 2) and ((answer.scores >= 0) & (answer.scores <= 1)).all()
@@ -59,7 +59,7 @@ def test_features_come_from_either_network(make, taps):
 @pytest.mark.parametrize("answer", CHOICES["answer"])
 @torch.no_grad()
 def test_the_ablation_answers_in_four_ways(make, answer):
-    model, image = make(theta=0.0), scan_of()[None]
+    model, image = make(), scan_of()[None]
     torch.nn.init.normal_(model.fusion.net[-1].weight)
     first = first_look(image.shape[2:], (0, 5, 5, 5))
     out = model.ablate(answer).complete(image, first, PROMPTS[:1])
@@ -100,7 +100,7 @@ def test_outside_the_hole_the_pseudo_healthy_volume_is_the_scan(make):
 
 @torch.no_grad()
 def test_nothing_found_costs_no_drawing_and_changes_nothing(make, monkeypatch):
-    model, image = make(theta=0.5), scan_of()
+    model, image = make(), scan_of()
     monkeypatch.setattr(DiffuGTS, "heal", lambda *_: pytest.fail("nothing is to be drawn"))
     unsure = first_look(image.shape[1:], (0, 5, 5, 5), score=0.4)
     empty = first_look(image.shape[1:], score=0.9)
@@ -108,45 +108,45 @@ def test_nothing_found_costs_no_drawing_and_changes_nothing(make, monkeypatch):
         out = model.complete(image[None], first, PROMPTS[:1])
         assert torch.equal(out.extras["pseudo_healthy"][0], image[:1])
         assert out.extras["hole"].sum() == out.extras["residual"].sum() == 0
-        assert torch.equal(out.logits, first.logits)
-    model.theta = 1.01
-    result = segment_volume(model, image, PROMPTS)
+        assert (out.logits < 0).all() and torch.allclose(out.extras["ungated"], first.logits.sigmoid())
+    result = segment_volume(make(threshold=1.0), image, PROMPTS)
     assert result.found == [False, False] and result.probabilities.sum() == 0
     assert torch.equal(result.extras["pseudo_healthy"], image[:1])
 
 
 @torch.no_grad()
-def test_attention_is_counted_from_theta(make):
-    """Above 0 is what reaches theta; a score reaches theta where the map does, unless the learned score says no."""
+def test_a_learned_score_may_say_no(make):
     model, image = make(), scan_of()[None]
     features = model.encode_image(image)
-    plain = model.segment_window(features, PROMPTS)
-    theta = float(plain.logits.sigmoid().quantile(0.9))
-    model.theta = theta
-    counted = model.segment_window(features, PROMPTS)
-    assert torch.equal(counted.logits > 0, plain.logits.sigmoid() > theta)
-    assert torch.allclose(counted.extras["ungated"], plain.extras["ungated"])
+    peak = peak_logit(model.segment_window(features, PROMPTS).logits).sigmoid()
     torch.nn.init.zeros_(model.attention.score.mlp[-1].weight)
-    for says, least in ((5.0, True), (-5.0, False)):
+    for says in (5.0, -5.0):
         torch.nn.init.constant_(model.attention.score.mlp[-1].bias, says)
-        present = model.segment_window(features, PROMPTS).scores >= theta
-        reached = peak_logit(plain.logits).sigmoid() >= theta
-        assert torch.equal(present, reached & least) and reached.any()
+        scores = model.segment_window(features, PROMPTS).scores
+        assert torch.allclose(scores, peak.clamp_max(float(torch.tensor(says).sigmoid())))
 
 
+@pytest.mark.parametrize("answer", ["attention", "fusion"])
 @torch.no_grad()
-def test_the_fusion_sees_the_attention_whatever_theta_is(make):
-    model, image = make(), scan_of()[None]
+def test_the_answer_is_counted_from_theta_and_its_hole_is_not(make, answer):
+    """Above 0 is what reaches theta; the score of what was drawn is that of the fused map."""
+    model, image = make().ablate(answer), scan_of()[None]
     torch.nn.init.normal_(model.fusion.net[-1].weight, std=0.1)
-    answers = []
-    for theta in (0.5, 0.8):
-        model.theta = theta
-        first = first_look(image.shape[2:], (0, 5, 5, 5))  # where the map is above theta by as much as it is below
-        first.logits += torch.where(first.logits > 0, 2.0, 0.0) - model.bar
-        answers.append(model.complete(image, first, PROMPTS[:1]))
-    hole = answers[0].extras["hole"] > 0
-    assert torch.equal(hole, answers[1].extras["hole"] > 0)
-    assert torch.allclose(answers[0].logits[hole], answers[1].logits[hole], atol=1e-4)
+    first = first_look(image.shape[2:], (0, 5, 5, 5))
+    plain = model.complete(image, first, PROMPTS[:1])
+    hole = plain.extras["hole"] > 0
+    where = hole if answer == "fusion" else torch.ones_like(hole)
+    theta = float(plain.extras["ungated"][where].quantile(0.7))
+    model.theta = theta
+    counted = model.complete(image, first, PROMPTS[:1])
+    assert torch.equal(counted.extras["hole"] > 0, hole) and hole.any() == (answer == "fusion")
+    assert torch.allclose(counted.extras["ungated"], plain.extras["ungated"])
+    value = counted.extras["ungated"]
+    clear = (value - theta).abs() > 1e-4
+    assert torch.equal((counted.logits > 0)[clear], ((value > theta) & where)[clear]) and (counted.logits > 0).any()
+    if answer == "fusion":
+        highest = peak_logit(torch.logit(value).masked_fill(~hole, -8.0)).sigmoid()
+        assert torch.allclose(counted.scores, highest, atol=1e-5)
 
 
 @torch.no_grad()
@@ -198,7 +198,7 @@ def test_the_prior_is_told_what_the_scan_is_and_gets_scaled_means(make, monkeypa
 
 @torch.no_grad()
 def test_kept_features_answer_alike_and_hold_no_image(make):
-    model, image = make(theta=0.0), scan_of(20)
+    model, image = make(theta=0.0, threshold=0.0), scan_of(20)
     kept = encode_volume(model, image)
     assert "image" not in kept.windows[0].features
     fresh, again = segment_volume(model, image, PROMPTS), segment_volume(model, image, PROMPTS, features=kept)
@@ -209,7 +209,7 @@ def test_kept_features_answer_alike_and_hold_no_image(make):
 
 @torch.no_grad()
 def test_a_scan_is_encoded_once_and_text_alone_is_asked_again(make, monkeypatch):
-    model = make(theta=1.01)
+    model = make(threshold=1.0)
     kept = encode_volume(model, scan_of())
     monkeypatch.setattr(DiffuGTS, "encode_image", lambda *_: pytest.fail("the scan is encoded already"))
     monkeypatch.setattr(type(model.prior), "encode", lambda *_: pytest.fail("nothing was found"))

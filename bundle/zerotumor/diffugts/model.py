@@ -44,8 +44,8 @@ class DiffuGTS(PriorSegmenter):
     Args:
         prior: see `PriorSegmenter`.
         text_dim: D, width of the text encoder. phi_hidden: see `FeatureResidual`. fusion_hidden: see `Fusion`. spacing: mm
-        of the grid. patch: edge of training patch, window and smallest box, voxels. theta: probability from which attention
-        speaks of a tumor. seed: of the inpainting. options: see `options.Options`.
+        of the grid. patch: edge of training patch, window and smallest box, voxels. theta: probability from which a voxel
+        of the answer is painted (Otsu's answers have their own). seed: of the inpainting. options: see `options.Options`.
 
     Raises:
         ValueError: an option is not among its choices.
@@ -147,19 +147,19 @@ class DiffuGTS(PriorSegmenter):
 
     @property
     def bar(self) -> float:
-        """Theta as a logit, from which those of the attention are counted."""
+        """Theta as a logit, from which the answer's are counted."""
         return float(torch.logit(torch.tensor(self.theta), eps=1e-4))
 
     def segment_window(self, features: dict[str, Tensor], prompts: Sequence[Prompt]) -> Segmentation:
-        """The attention alone, its logits counted from theta: above 0 is tumor, as with every method.
+        """The attention alone, not counted from theta yet: a hole opens above a threshold of its own.
 
-        A prompt's score reaches theta where the map's highest voxels do, and the learned score says that there is something.
+        A prompt's score is that of the map's highest voxels, and no higher than the learned score if that has a say.
         """
         first = self.attend(features, prompts)
         score = peak_logit(first["logits"])
         if self.options.score == "pooled":
-            score = torch.minimum(score, first["score"] + self.bar)
-        return Segmentation(first["logits"] - self.bar, score.sigmoid(), extras={"ungated": first["logits"].sigmoid()})
+            score = torch.minimum(score, first["score"])
+        return Segmentation(first["logits"], score.sigmoid())
 
     def segment(self, features: dict[str, Tensor], prompts: Sequence[Prompt]) -> Segmentation:
         """One channel a prompt from `encode_image`'s answer; `extras` as of `complete`."""
@@ -173,40 +173,59 @@ class DiffuGTS(PriorSegmenter):
     def complete(self, image: Tensor, answer: Segmentation, prompts: Sequence[Prompt]) -> Segmentation:
         """From the attention's maps of scans (B, 2, X, Y, Z) to masks: hole, inpainting, residuals, fusion.
 
-        The holes of all prompts that found anything are drawn anew together; each prompt is then answered in its own.
+        The holes of all prompts that may have found something are drawn anew together; each is then answered in its own.
 
         Returns:
-            logits (B, P, X, Y, Z); extras, (B, 1, X, Y, Z) each: attention (highest of the prompts) in 0..1; pseudo_healthy:
-            the image's first channel, bit for bit, outside the hole; residual: P; hole: 0 or 1. "ungated" as always.
+            logits (B, P, X, Y, Z), counted from theta; extras, (B, 1, X, Y, Z) each: attention (highest of the prompts) in
+            0..1; pseudo_healthy: the image's first channel, bit for bit, outside the hole; residual: P; hole: 0 or 1.
+            "ungated" as always.
         """
         size = image.shape[2:]
         image, attention = self.pad(image), self.pad(answer.logits, -BOUND)
-        open_ = (answer.scores >= self.theta)[:, :, None, None, None]
+        open_ = (answer.scores >= self.options.threshold)[:, :, None, None, None]
         hole = self.holes(attention.sigmoid()) & open_ & (self.options.answer != "attention")
-        logits, anywhere = attention, hole.any(1, keepdim=True)
+        anywhere = hole.any(1, keepdim=True)
+        # Prompts that found nothing keep their maps, for ranking voxels.
+        raw = (
+            attention
+            if self.options.answer == "attention"
+            else torch.where(open_, attention.clamp_max(CLOSED), attention)
+        )
         extras = {
-            "attention": (attention + self.bar).sigmoid().amax(1, keepdim=True),
+            "attention": attention.sigmoid().amax(1, keepdim=True),
             "pseudo_healthy": image[:, :1].clone(),
             "residual": torch.zeros_like(image[:, :1]),
             "hole": anywhere.to(image),
         }
-        if self.options.answer != "attention":
-            # Outside a prompt's hole nothing is tumor. Prompts that found nothing keep their maps, for ranking voxels.
-            logits = torch.where(open_, attention.clamp_max(CLOSED), attention)
-            ct = torch.tensor([shows_ct(one) for one in image])
-            texts, context = self.texts(prompts, ct), round(self.options.context_mm / self.spacing)
-            for b in range(len(image)):
-                for box in boxes(anywhere[b, 0], context, self.prior.multiple, self.patch):
-                    part = (slice(b, b + 1), slice(None), *box)
-                    healed, own = self.heal(image[part], anywhere[part], ct[b : b + 1]), hole[part]
-                    fused = self.fuse(healed, own, attention[part] + self.bar, texts[b : b + 1])
-                    logits[part] = torch.where(own, fused, logits[part])
-                    extras["pseudo_healthy"][part] = torch.where(
-                        anywhere[part], healed.healthy.clamp(0, 1), extras["pseudo_healthy"][part]
-                    )
-                    extras["residual"][part] = pixel_residual(self.reference(healed), healed.healthy, anywhere[part])
-        logits, extras = crop(logits, size), {name: crop(value, size) for name, value in extras.items()}
-        return Segmentation(logits, answer.scores, answer.attributes, {**extras, "ungated": logits.sigmoid()})
+        ct = torch.tensor([shows_ct(one) for one in image])
+        texts, context = self.texts(prompts, ct), round(self.options.context_mm / self.spacing)
+        for b in range(len(image)):
+            for box in boxes(anywhere[b, 0], context, self.prior.multiple, self.patch):
+                part = (slice(b, b + 1), slice(None), *box)
+                healed, own = self.heal(image[part], anywhere[part], ct[b : b + 1]), hole[part]
+                raw[part] = torch.where(own, self.fuse(healed, own, attention[part], texts[b : b + 1]), raw[part])
+                extras["pseudo_healthy"][part] = torch.where(
+                    anywhere[part], healed.healthy.clamp(0, 1), extras["pseudo_healthy"][part]
+                )
+                extras["residual"][part] = pixel_residual(self.reference(healed), healed.healthy, anywhere[part])
+        logits, scores = self.decided(raw, hole, answer.scores)
+        logits, raw = crop(logits, size), crop(raw, size)
+        extras = {name: crop(value, size) for name, value in extras.items()}
+        return Segmentation(logits, scores, answer.attributes, {**extras, "ungated": raw.sigmoid()})
+
+    def decided(self, raw: Tensor, hole: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, P, X, Y, Z) above 0 where there is tumor, and scores (B, P), from what a part of the method answers.
+
+        Args:
+            raw: its logits, of which those outside a prompt's hole are the attention's. scores: of the attention.
+        """
+        if self.options.answer == "attention":
+            return raw - self.bar, scores
+        if self.options.answer != "fusion":  # Otsu has counted already
+            return torch.where(hole, raw, raw.clamp_max(CLOSED)), scores
+        drawn = peak_logit(torch.where(hole, raw, -BOUND)).sigmoid()
+        logits = torch.where(hole, raw - self.bar, raw.clamp_max(CLOSED))
+        return logits, torch.where(hole.flatten(2).any(2), drawn, scores.clamp_max(self.options.threshold))
 
     def pad(self, volume: Tensor, value: float = 0.0) -> Tensor:
         """Far ends grown to edges that the prior can take, at least a patch; the image gets air."""
@@ -254,7 +273,7 @@ class DiffuGTS(PriorSegmenter):
         """Logits of the mask inside the holes (B, P, X, Y, Z), from what was drawn; outside they mean nothing.
 
         Args:
-            attention: logits (B, P, X, Y, Z), not counted from theta: it can be chosen anew without training anew.
+            attention: logits (B, P, X, Y, Z).
         """
         size, answer, o = hole.shape[2:], self.options.answer, self.options
         signed = self.reference(healed) - healed.healthy

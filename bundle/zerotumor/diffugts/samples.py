@@ -27,7 +27,7 @@ from .holes import dilate
 
 GENERIC = ("tumor", "lesion", "any lesion")
 THETAS = (0.5, 0.7, 0.9)
-"""Of holes to learn from: theta is chosen after training."""
+"""Of holes to learn from: what opens one is an option, and lesions are found at any."""
 NAMED_ORGANS = {o.index: name for name, o in ORGANS.items() if name != "abstract"}
 
 
