@@ -1,6 +1,7 @@
 """The shipped diffusion prior: it loses nothing, and takes noise off healthy bodies that it has not seen."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -37,10 +38,14 @@ def test_it_is_small_and_says_what_it_was_trained_for():
     assert FILE.stat().st_size < 20e6 and record["trained"]["steps"] > 1000
 
 
-def test_it_alone_is_no_method_yet():
-    assert "diffugts" not in available()
+def test_it_alone_is_no_method(tmp_path):
+    folder = tmp_path / "diffugts"
+    folder.mkdir()
+    for name in ("diffusion.pt", "diffusion.json"):
+        shutil.copy(FILE.with_name(name), folder)
+    assert "diffugts" not in available(tmp_path)
     with pytest.raises(WeightsError, match="model.pt"):
-        load("diffugts")
+        load("diffugts", tmp_path)
 
 
 @torch.no_grad()
