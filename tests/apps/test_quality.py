@@ -24,7 +24,7 @@ CONFIGS = {
     "malenia": {"channels": [4, 4, 8, 8, 8], "mask_channels": 4, "heads": 2, "patch": 32, "spacing": 8.0, "dim": 8,
                 "tokens": 2},
     "diffugts": {"prior": PRIOR, "patch": 16, "spacing": 8.0, "fusion_hidden": 4, "wordings": 1, "context_mm": 16.0,
-                 "dilate_mm": 8.0, "theta": 0.0},
+                 "dilate_mm": 8.0, "theta": 0.0, "threshold": 0.0},
 }  # fmt: skip
 
 
