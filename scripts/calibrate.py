@@ -113,6 +113,7 @@ def main(
     / "model.pt",
     count: Annotated[int, typer.Option(help="phantoms with a lesion, and as many without")] = 40,
     quality: Annotated[str | None, typer.Option(help="of methods that have one")] = None,
+    answer: Annotated[str | None, typer.Option(help="a part of the method, as scripts/evaluate.py asks for")] = None,
     quiet: Annotated[float, typer.Option(help="share of healthy phantoms that must have under 5 ml")] = QUIET,
     thetas: Annotated[str, typer.Option(help="what to choose from, rising; each takes its time")] = THETAS,
 ) -> None:
@@ -127,6 +128,8 @@ def main(
         raise typer.Exit(2) from None
     if quality:
         model = model.at(quality)
+    if answer:
+        model.ablate(answer)
     measured = measure(model, count, choices)
     quiet_enough = [t for t in choices if measured[t][1] >= quiet]
     top = max((measured[t][0] for t in quiet_enough), default=0.0)
