@@ -113,9 +113,9 @@ def main(
     / "model.pt",
     count: Annotated[int, typer.Option(help="phantoms with a lesion, and as many without")] = 40,
     quality: Annotated[str | None, typer.Option(help="of methods that have one")] = None,
-    answer: Annotated[str | None, typer.Option(help="a part of the method, as scripts/evaluate.py asks for")] = None,
+    answer: Annotated[str | None, typer.Option(help="attention or fusion, of a method that looks twice")] = None,
     quiet: Annotated[float, typer.Option(help="share of healthy phantoms that must have under 5 ml")] = QUIET,
-    thetas: Annotated[str, typer.Option(help="what to choose from, rising; each takes its time")] = THETAS,
+    thetas: Annotated[str, typer.Option(help="what to choose from, rising")] = THETAS,
 ) -> None:
     """Calibrate theta and write it to the record."""
     choices = [float(t) for t in thetas.split(",")]
@@ -123,13 +123,14 @@ def main(
     record = json.loads(path.read_text()) if path.is_file() else {}
     try:
         model = load(record.get("method", "malenia"), weights)
-    except (WeightsError, TextEncoderError) as error:
+        model = model.at(quality) if quality else model
+        model = model.ablate(answer) if answer else model
+    except (WeightsError, TextEncoderError, ValueError) as error:
         console.print(f"[red]{error}")
         raise typer.Exit(2) from None
-    if quality:
-        model = model.at(quality)
-    if answer:
-        model.ablate(answer)
+    if answer in ("pixel", "feature"):
+        console.print(f"[red]{answer} has Otsu's threshold and no theta: choose attention or fusion")
+        raise typer.Exit(2)
     measured = measure(model, count, choices)
     quiet_enough = [t for t in choices if measured[t][1] >= quiet]
     top = max((measured[t][0] for t in quiet_enough), default=0.0)

@@ -185,12 +185,9 @@ class DiffuGTS(PriorSegmenter):
         open_ = (answer.scores >= self.options.threshold)[:, :, None, None, None]
         hole = self.holes(attention.sigmoid()) & open_ & (self.options.answer != "attention")
         anywhere = hole.any(1, keepdim=True)
-        # Prompts that found nothing keep their maps, for ranking voxels.
-        raw = (
-            attention
-            if self.options.answer == "attention"
-            else torch.where(open_, attention.clamp_max(CLOSED), attention)
-        )
+        raw = attention
+        if self.options.answer != "attention":  # prompts that found nothing keep their maps, for ranking voxels
+            raw = torch.where(open_, attention.clamp_max(CLOSED), attention)
         extras = {
             "attention": attention.sigmoid().amax(1, keepdim=True),
             "pseudo_healthy": image[:, :1].clone(),
