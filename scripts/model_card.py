@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -73,18 +74,21 @@ def results_table(records: list[dict], wanted: list[tuple[str, str]] | None = No
 
 
 def healthy_table(records: list[dict]) -> list[str]:
-    """False positives in scans without a lesion, a line a method and set."""
+    """False positives in scans without a lesion: a line a method and set, real CT and MR apart."""
     lines = [
         row(["healthy scans", "method", "prompts asked", "wrongly found", "median FP ml", "mean FP ml"]),
         row(["---"] * 6),
     ]
+    sets = (("phantom", ("CT", "MR")), ("real", ("CT",)), ("real", ("MR",)))
     for method in dict.fromkeys(r["method"] for r in records):
-        for set_ in ("phantom", "real"):
+        for set_, modalities in sets:
             rows = [r for r in records if (r["method"], r["set"], r["split"]) == (method, set_, "healthy")]
+            rows = [r for r in rows if r["modality"] in modalities]
             if rows:
                 ml = [r["fp_ml"] for r in rows]
                 found = sum(v > 0 for v in ml)
-                cells = [set_, method, str(len(rows)), str(found), f"{median(ml):.1f}", f"{sum(ml) / len(ml):.1f}"]
+                name = " ".join([set_, *(modalities if len(modalities) == 1 else ())])
+                cells = [name, method, str(len(rows)), str(found), f"{median(ml):.1f}", f"{sum(ml) / len(ml):.1f}"]
                 lines.append(row(cells))
     return lines
 
@@ -155,6 +159,8 @@ def card(records: list[dict], organs: list[dict], record: dict, method: str) -> 
     trained = record.get("trained", {})
     seen = ", ".join(lesion.name for lesion in lesions(seen=True))
     facts = "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in trained.items())
+    real = trained.get("healthy_scans", [])
+    material = "Phantoms, and lesions drawn in a healthy scan." if real else "Phantoms alone."
     seconds = [r["seconds"] for r in own] or [float("nan")]
     return f"""# Model card: starter weights of {method}
 
@@ -167,11 +173,12 @@ A small {method} network ({record["config"]}) on a grid of {record["config"].get
 
 ## What it was trained on
 
-Phantoms alone: synthetic CT and MR of limbs, abdomen, chest, head, pelvis, and of imaginary bodies. Lesions were drawn in
+{material}
+Phantoms are synthetic CT and MR of limbs, abdomen, chest, head, pelvis, and of imaginary bodies. Lesions were drawn in
 livers and kidneys ({seen}). Besides, there were "abstract lesions": anything unlike its surroundings, of any
 shape and brightness, without a name or a place, in imaginary bodies and anywhere in real ones. {len(LESIONS) - 4} further
 kinds of the vocabulary are unseen: no lesion with their name, host and look was in training, though something unusual
-may have lain there. No real scan was in training. All organs, healthy, are in the phantoms with labels.
+may have lain there. {real_note(real)} All organs, healthy, are in the phantoms with labels.
 
 {facts}
 
@@ -190,6 +197,13 @@ Median time a scan and its prompts on two cores: {median(seconds):.1f} s. More, 
 - A lesion's name and place come from attributes and from phantoms' anatomy; real anatomy differs.
 - Small lesions vanish on a {record["config"].get("spacing", 3.0)} mm grid.
 """
+
+
+def real_note(scans: Sequence[str]) -> str:
+    """What a card says of real scans in training."""
+    if not scans:
+        return "No real scan was in training."
+    return f"Real scans in training: {', '.join(scans)}, healthy; what is found in them was not found unseen."
 
 
 def cut(records: list[dict], method: str) -> list[str]:

@@ -94,6 +94,8 @@ class Budget:
 
 
 FAINT = {"train_faint": 2800, "workers": 1}
+DRAWN = {"train_healthy": 1600}
+"""Lesions drawn in real healthy scans, beside the phantoms; none where the scans are not there."""
 TINY = {"network_config::channels": "[4,4,4,4,4]", "network_config::mask_channels": 2, "network_config::patch": 32,
         "network_config::spacing": 8.0, "workers": 0}  # fmt: skip
 TINY_PRIOR = {
@@ -105,14 +107,14 @@ SMALL = {"patch": 16, "spacing": 8.0, "workers": 0}
 TINY_TEXT = {"network_config::prior": TINY_PRIOR, "network_config::patch": 16, "network_config::spacing": 8.0,
              "network_config::fusion_hidden": 4, "network_config::wordings": 1, "network_config::context_mm": 32.0,
              "workers": 0}  # fmt: skip
-GPU_FAINT = {"train_faint": 800, "workers": 12}
+GPU_FAINT = {"train_faint": 800, "workers": 12, **DRAWN}
 
 BUDGETS = {
     "cpu": Budget(
         "two cores, over hours", 100, 4, 32,
         {
-            "malenia/dense": Length(8000, 4, 7200, 0.9, FAINT),
-            "malenia/whole": Length(3200, 4, 7200, 1.9, FAINT),
+            "malenia/dense": Length(8000, 4, 7200, 0.9, FAINT | DRAWN),
+            "malenia/whole": Length(3200, 4, 7200, 1.9, FAINT | DRAWN),
             "refine/clicks": Length(3000, 4, 2400, 1.2),
             "zept/organs": Length(6000, 4, 2400, 1.6),
             "zept/tumors": Length(4000, 4, 2400, 1.6),
@@ -120,7 +122,7 @@ BUDGETS = {
             "diffugts/unet": Length(6000, 4, 2400, 1.0),
             "diffugts/attention": Length(10000, 2, 2400, 1.0),  # phantoms and their twins
             "diffugts/residual": Length(2000, 4, 600, 1.0),
-            "closed_set/whole": Length(11200, 4, 7200, 0.8, FAINT),  # as many as both of Malenia's stages
+            "closed_set/whole": Length(11200, 4, 7200, 0.8, FAINT | DRAWN),  # as many as both of Malenia's stages
         },
         40, None, 24, 4, None,
     ),

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from starter_plan import BUDGETS, STAGES, Budget, Stage, Tool
 
+from zerotumor.healthy import healthy_files
 from zerotumor.pause import PAUSED
 from zerotumor.precision import in_hardware
 from zerotumor.segmenter import sha256
@@ -120,6 +121,7 @@ class Programme:
     def overrides(self, stage: Stage) -> dict[str, object]:
         """What a stage's configs are told."""
         length, epochs = self.budget.stages[stage.name], self.epochs(stage)
+        healthy = {} if healthy_files() else dict.fromkeys({"train_healthy"} & set(length.more), 0)
         return {
             "output_dir": str(self.folder(stage)),
             "max_epochs": epochs,
@@ -132,6 +134,7 @@ class Programme:
             "bf16": in_hardware(),
             **stage.fixed,
             **length.more,
+            **healthy,
             **{key: str(self.out / path) for key, path in (*stage.shared.items(), *stage.needs.items())},
         }
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from monai.bundle import ConfigParser
@@ -12,10 +13,10 @@ from zerotumor.training import (
     GeneratePhantom,
     RandAppearance,
     RandMirror,
+    about_training,
     collate,
     phantom_datalist,
     prepare_batch,
-    steps_behind,
     warm_start,
 )
 from zerotumor.vocabulary import ORGANS
@@ -104,10 +105,14 @@ def test_batch_drops_instances_that_the_patch_cut_away():
     assert targets.values[0].shape == (1, 8) and targets.organs.shape == (2, 8, 8, 8)
 
 
-def test_steps_of_earlier_runs_add_up(tmp_path):
-    assert steps_behind(tmp_path / "best.pt") == 0
-    (tmp_path / "model.json").write_text(json.dumps({"trained": {"steps": 200, "earlier_steps": 1000}}))
-    assert steps_behind(tmp_path / "best.pt") == steps_behind(tmp_path / "model.pt") == 1200
+def test_what_earlier_runs_did_is_kept(tmp_path):
+    state = SimpleNamespace(state=SimpleNamespace(epoch=2, iteration=50))
+    assert "earlier_steps" not in about_training(state, tmp_path / "best.pt")
+    before = {"steps": 200, "earlier_steps": 1000, "healthy_scans": ["b"]}
+    (tmp_path / "model.json").write_text(json.dumps({"trained": before}))
+    for name in ("best.pt", "model.pt"):
+        trained = about_training(state, tmp_path / name, [{"image": "/x/a.nii.gz"}] * 2)
+        assert (trained["steps"], trained["earlier_steps"], trained["healthy_scans"]) == (50, 1200, ["a", "b"])
 
 
 def test_warm_start_takes_what_fits(tmp_path):

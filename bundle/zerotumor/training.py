@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from .datasets import ORGAN_LABELS
+from .healthy import read_healthy
 from .malenia.attributes import NAMES, value_index
 from .malenia.model import Targets
 from .phantom import generate
@@ -55,7 +56,9 @@ def phantom_datalist(
 
 
 class GeneratePhantom(Transform):
-    """A record of `phantom_datalist` -> a sample. A pure function of the record, so its result can be cached.
+    """A record of `phantom_datalist` or `healthy.healthy_datalist` -> a sample.
+
+    A pure function of the record, so its result can be cached.
 
     Args:
         shape: voxels. spacing: mm. twin: whether `healthy`, the same scan without its lesions, is in the sample too.
@@ -71,6 +74,7 @@ class GeneratePhantom(Transform):
             spacing=self.spacing,
             difficulty=float(data.get("difficulty", 1.0)),
             category=data.get("category"),
+            scan=read_healthy(data["image"], data["label"]) if "image" in data else None,
         )
         records = sorted(phantom.records, key=lambda r: r.instance)
         values = [[value_index(n, r.attributes[n]) if n in r.attributes else -1 for n in NAMES] for r in records]
@@ -257,40 +261,46 @@ def export(
     encoder: TextEncoder,
     trainer: Engine,
     pretrained: str | Path | None = None,
+    scans: Sequence[Mapping[str, object]] = (),
     **more: object,
 ) -> Path:
     """Write the trained weights and their record (with `more`) to `folder`/model.pt and .json; returns the weights' path.
 
     Args:
-        pretrained: what the run started from; its steps are kept in the record as `earlier_steps`.
+        pretrained: what the run started from; its steps are kept in the record as `earlier_steps`. scans: records of real
+            scans that were trained on; their names are kept, too, so that nobody takes them for unseen ones.
     """
     path = Path(folder) / "model.pt"
-    trained = about_training(trainer, pretrained)
+    trained = about_training(trainer, pretrained, scans)
     save(network, method, path, config=dict(config), encoder=encoder, trained=trained, **more)
     return path
 
 
-def about_training(trainer: Engine, pretrained: str | Path | None = None) -> dict[str, object]:
-    """What a record says of a run: epochs, steps, the machine, and the steps of the runs that it went on from."""
+def about_training(
+    trainer: Engine, pretrained: str | Path | None = None, scans: Sequence[Mapping[str, object]] = ()
+) -> dict[str, object]:
+    """What a record says of a run: epochs, steps, the machine, the steps of the runs that it went on from, real scans."""
     state = trainer.state
-    earlier = 0 if pretrained is None else steps_behind(pretrained)
+    before = {} if pretrained is None else trained_before(pretrained)
+    earlier = int(before.get("steps", 0)) + int(before.get("earlier_steps", 0))
+    names = {Path(str(record["image"])).name.split(".")[0] for record in scans} | set(before.get("healthy_scans", ()))
     return {
         "epochs": state.epoch,
         "steps": state.iteration,
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
         **({"earlier_steps": earlier} if earlier else {}),
+        **({"healthy_scans": sorted(names)} if names else {}),
     }
 
 
-def steps_behind(weights: str | Path) -> int:
-    """Steps that weights, or a checkpoint beside them, were trained for in all, by their record; 0 where there is none."""
+def trained_before(weights: str | Path) -> dict[str, object]:
+    """What the record of weights, or of a checkpoint's folder, says of their training; nothing where there is none."""
     path = Path(weights)
     for record in (path.with_suffix(".json"), path.with_name("model.json")):
         if record.is_file():
-            trained = json.loads(record.read_text()).get("trained", {})
-            return int(trained.get("steps", 0)) + int(trained.get("earlier_steps", 0))
-    return 0
+            return json.loads(record.read_text()).get("trained", {})
+    return {}
 
 
 def warm_start(network: torch.nn.Module, path: str | Path) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -19,6 +19,7 @@ from .imaging import Scanner
 from .lesions import MULTIPLE, NOT_TISSUE, LesionRecord, diameter_of, insert
 from .limb import Limb
 from .pelvis import Pelvis
+from .scanned import HealthyScan, Scanned
 
 BODIES: dict[str, type] = {b.region: b for b in (Limb, Abdomen, Chest, Head, Pelvis, Abstract)}
 SEEN_WEIGHTS = {"liver tumor": 0.16, "kidney tumor": 0.11, "kidney cyst": 0.11, "abstract lesion": 0.62}
@@ -67,6 +68,7 @@ def generate(
     category: str | None = None,
     difficulty: float = 1.0,
     device: torch.device | str = "cpu",
+    scan: HealthyScan | None = None,
 ) -> Phantom:
     """A phantom as a pure function of its arguments.
 
@@ -74,11 +76,13 @@ def generate(
         shape: voxels. spacing: mm. region: limb, abdomen, chest, head, pelvis or abstract. modality: CT or MR.
         category: a name of LESIONS, "healthy", or None for what training draws: a seen category, or nothing.
         difficulty: 0 draws large and clear lesions, 1 the whole range, 1.4 the same sizes at under half the contrast.
+        scan: a healthy scan to take the body from; it says the region.
 
     Raises:
         PhantomError: no such category, region or modality, or the region has no host organ for the category.
     """
     draw = Draw(seed, device)
+    region = scan.region if scan else region
     if category is None:
         category = _category(draw, region)
     if category != "healthy" and category not in LESIONS:
@@ -89,7 +93,8 @@ def generate(
         raise PhantomError(f"no phantom of region {region!r} in {modality!r}: {', '.join(BODIES)}; CT or MR")
     spacing = (float(spacing),) * 3 if isinstance(spacing, int | float) else tuple(map(float, spacing))
     contrast = draw.choice(CONTRASTS[modality])
-    return _scan(draw, category, modality, contrast, region, tuple(shape), spacing, difficulty, seed)
+    make = scan.body if scan else BODIES[region]
+    return _scan(draw, category, modality, contrast, make, tuple(shape), spacing, difficulty, seed)
 
 
 def category_of(seed: int) -> str:
@@ -128,10 +133,10 @@ def _region(draw: Draw, category: str) -> str:
 
 
 def _scan(
-    draw: Draw, category: str, modality: str, contrast: str, region: str, shape: tuple, spacing: tuple,
-    difficulty: float, seed: int,
+    draw: Draw, category: str, modality: str, contrast: str, make: Callable[[Draw], Body], shape: tuple,
+    spacing: tuple, difficulty: float, seed: int,
 ) -> Phantom:  # fmt: skip
-    body, places, room = _subject(draw, region, category)
+    body, places, room = _subject(draw, make, category)
     center = _center(draw, places[0], shape, spacing, healthy=category == "healthy")
     points = grid(shape, spacing, center, draw.device)
     sizes = [] if category == "healthy" else _sizes(draw, body, category, room, difficulty, len(places))
@@ -139,11 +144,15 @@ def _scan(
     if sizes and sizes[0] > 15 and draw.chance(P_PUSHED):
         bent = pushed(points, places[0], sizes[0] / 2, draw.uniform(0.3, 0.8))
     anatomy = body.evaluate(bent)
-    if modality == "CT" and region != "head" and draw.chance(0.5):
+    if modality == "CT" and body.region != "head" and draw.chance(0.5):
         _table(draw, anatomy, points, body.extent[1])
     means = tissue_means(draw, modality, contrast).to(draw.device)
     scanner = Scanner(draw, modality, points, spacing, anatomy.tissue)
-    healthy = means[anatomy.tissue.long()]
+    if isinstance(body, Scanned):
+        means = body.means(means, modality)
+        healthy = body.values(bent, anatomy.tissue, means, modality)
+    else:
+        healthy = means[anatomy.tissue.long()]
     sick, instances, records = healthy, torch.zeros_like(anatomy.organs), []
     for place, size in zip(places[: len(sizes)], sizes, strict=True):
         host, host_index = _host(anatomy, points, place, category)
@@ -165,7 +174,7 @@ def _scan(
         records=records,
         modality=modality,
         contrast=contrast,
-        region=region,
+        region=body.region,
         spacing=spacing,
         seed=seed,
     )
@@ -178,10 +187,10 @@ def _sizes(draw: Draw, body: Body, category: str, room: float, difficulty: float
     return [min(diameter_of(draw, category, room, difficulty) * s, widest) for s in shares]
 
 
-def _subject(draw: Draw, region: str, category: str) -> tuple[Body, list[list[float]], float]:
+def _subject(draw: Draw, make: Callable[[Draw], Body], category: str) -> tuple[Body, list[list[float]], float]:
     """A body that has the category's host (not everybody has a prostate), and what `_places` says of it."""
     for last in (*[False] * 9, True):
-        body = BODIES[region](draw)
+        body = make(draw)
         try:
             return body, *_places(draw, body, category)
         except PhantomError:
