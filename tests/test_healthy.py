@@ -50,8 +50,9 @@ def test_names_of_totalsegmentator_are_organs_of_ours(label, organ):
 
 
 def test_a_scan_is_read_in_ras(folder):
-    ((image, label),) = healthy_files(folder)
-    scan = read_healthy(str(image), str(label))
+    files = healthy_files(folder)
+    assert {f["name"] for f in files} == {"example_ct"}
+    scan = read_healthy(files[0]["image"], files[0]["label"])
     assert scan.spacing == pytest.approx((6.0,) * 3)
     liver = (scan.organs == ORGANS["liver"].index).nonzero().float().mean(0)
     assert liver[0] == pytest.approx(23 - 8.5)  # stored from right to left
@@ -75,10 +76,10 @@ def test_without_the_scans_there_is_nothing_to_draw_in(tmp_path):
 
 
 def test_a_map_that_does_not_fit_is_refused(folder):
-    ((image, label),) = healthy_files(folder)
+    image, label = (healthy_files(folder)[0][key] for key in ("image", "label"))
     write(label, np.zeros((24, 24, 23), np.uint8), TABLE)
     with pytest.raises(ScanError, match="does not lie on the grid"):
-        read_healthy(str(image), str(label))
+        read_healthy(image, label)
     write(label, np.zeros((24, 24, 24), np.uint8))
     with pytest.raises(ScanError, match="what its labels are"):
-        read_healthy(str(image), str(label))
+        read_healthy(image, label)

@@ -1,4 +1,4 @@
-"""Healthy CTs with maps of their organs, read so that bodies can be made from them (`phantom.scanned`)."""
+"""Healthy CTs with maps of their organs, and atlases, read so that bodies can be made from them (`phantom.scanned`)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from monai.data import MetaTensor
 from monai.transforms import Orientation
 from torch import Tensor
 
+from .atlas import read_atlas
 from .cohorts import data_folder, read_labels
 from .datasets import EXTRA_ORGANS
 from .errors import ScanError
@@ -28,8 +29,14 @@ ALSO = (
     ("lung_", "left lung"),
 )
 """Names of TotalSegmentator's labels that are one organ's parts here; the first pattern that is found counts."""
-HEALTHY = (("example_ct", "example_seg_fast_force_split"),)
-"""Scan and map of the healthy scans of the data folder that weights are trained on."""
+FOLDERS = ("healthy/totalsegmentator", "atlas/spl_abdominal")
+SOURCES = (
+    ("example_ct", FOLDERS[0], "example_ct.nii.gz", "example_seg_fast_force_split.nii.gz"),
+    ("example_ct", FOLDERS[0], "example_ct.nii.gz", "example_seg_fast_force_split.nii.gz"),
+    ("spl_abdominal", FOLDERS[1], "seg.nrrd", "AbdominalAtlasColors.ctbl"),
+)
+"""What weights are trained on from the data folder: name, folder, scan, and map of its organs; or an atlas and its color
+table. In turn, so a real scan twice as often as an atlas."""
 FIRST_SEED = 20_000_000
 FAINT_EVERY, HEALTHY_EVERY = 2, 5
 
@@ -45,14 +52,17 @@ def organ_of(label: str) -> str | None:
 
 @lru_cache(maxsize=4)
 def read_healthy(image: str, label: str) -> HealthyScan:
-    """A scan and its map, from files.
+    """A scan and its map, or an atlas and its color table, from files.
 
     Args:
-        image: a CT. label: its map, with a table of its labels' names in the file (as TotalSegmentator writes it).
+        image: a CT, or an atlas. label: the CT's map, with a table of its labels' names in the file (as TotalSegmentator
+        writes it), or the atlas' table (.ctbl).
 
     Raises:
         ScanError: a file cannot be read, is no CT, or does not say what its labels are.
     """
+    if Path(label).suffix == ".ctbl":
+        return read_atlas(image, label)
     scan = read_scan(Path(image))
     if decide_modality(scan, scan.meta.get("modality")) != "CT":
         raise ScanError(f"{image} is no CT: bodies are made from Hounsfield units")
@@ -69,37 +79,40 @@ def read_healthy(image: str, label: str) -> HealthyScan:
     return healthy_scan(hu, labels.round().long(), names, spacing)
 
 
-def healthy_files(folder: str | Path | None = None) -> list[tuple[Path, Path]]:
-    """Scan and map of the healthy scans that are there.
+def healthy_files(folder: str | Path | None = None) -> list[dict[str, str]]:
+    """`name`, `image` and `label` of those of SOURCES that are there.
 
     Args:
         folder: laid out as $ZEROTUMOR_DATA, which it is by default.
     """
     folder = Path(folder) if folder else data_folder()
-    root = folder / "healthy" / "totalsegmentator" if folder else Path()
-    files = [(root / f"{image}.nii.gz", root / f"{label}.nii.gz") for image, label in HEALTHY]
-    return [pair for pair in files if folder and all(f.is_file() for f in pair)]
+    if folder is None:
+        return []
+    files = [
+        {"name": name, "image": str(folder / inside / image), "label": str(folder / inside / label)}
+        for name, inside, image, label in SOURCES
+    ]
+    return [f for f in files if Path(f["image"]).is_file() and Path(f["label"]).is_file()]
 
 
 def healthy_datalist(count: int, folder: str | Path | None = None) -> list[dict]:
-    """Records for `training.GeneratePhantom`: lesions, or none, drawn in the healthy scans of the data folder.
+    """Records for `training.GeneratePhantom`: lesions, or none, drawn in what the data folder has of healthy people.
 
-    Every second scan's lesions may be as faint as `training.FAINT`, and every fifth scan has none for sure.
+    Every second one's lesions may be as faint as `training.FAINT`, and every fifth has none for sure.
 
     Args:
         count: how many; 0 needs no folder. folder: see `healthy_files`.
 
     Raises:
-        ScanError: the scans are not there.
+        ScanError: there is nothing to draw in.
     """
     files = healthy_files(folder) if count else []
     if count and not files:
         raise ScanError("there are no healthy scans to draw lesions in: set ZEROTUMOR_DATA, or train on phantoms alone")
     records = []
     for k in range(count):
-        image, label = files[k % len(files)]
         low, high = (0.6, 1.4) if k % FAINT_EVERY else (0.0, 0.75)
         record = {"seed": FIRST_SEED + k, "difficulty": low + (high - low) * (k * 0.618034 % 1)}
         more = {} if k % HEALTHY_EVERY else {"category": "healthy"}
-        records.append({**record, **more, "image": str(image), "label": str(label)})
+        records.append({**record, **more, **files[k % len(files)]})
     return records

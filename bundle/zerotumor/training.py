@@ -283,7 +283,7 @@ def about_training(
     state = trainer.state
     before = {} if pretrained is None else trained_before(pretrained)
     earlier = int(before.get("steps", 0)) + int(before.get("earlier_steps", 0))
-    names = {Path(str(record["image"])).name.split(".")[0] for record in scans} | set(before.get("healthy_scans", ()))
+    names = {str(record["name"]) for record in scans} | set(before.get("healthy_scans", ()))
     return {
         "epochs": state.epoch,
         "steps": state.iteration,
