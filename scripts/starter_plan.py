@@ -60,8 +60,8 @@ STAGES = (
         ships={"model.pt": "diffugts/model.pt", "diffusion.pt": "diffugts/diffusion.pt"},
     ),
     Stage(
-        "closed_set/whole", CLOSED_SET, {"learning_rate": 1.4e-3}, shared={"dataset_dir": PHANTOMS},
-        ships={"model.pt": "closed_set/model.pt"},
+        "closed_set/whole", CLOSED_SET, {"learning_rate": 8e-4}, {"pretrained": "malenia/dense/model.pt"},
+        {"dataset_dir": PHANTOMS}, ships={"model.pt": "closed_set/model.pt"},
     ),
 )  # fmt: skip
 
@@ -122,7 +122,7 @@ BUDGETS = {
             "diffugts/unet": Length(6000, 4, 2400, 1.0),
             "diffugts/attention": Length(10000, 2, 2400, 1.0),  # phantoms and their twins
             "diffugts/residual": Length(2000, 4, 600, 1.0),
-            "closed_set/whole": Length(11200, 4, 7200, 0.8, FAINT | DRAWN),  # as many as both of Malenia's stages
+            "closed_set/whole": Length(3200, 4, 7200, 0.8, FAINT | DRAWN),  # as many as Malenia's second stage
         },
         40, None, 24, 4, None,
     ),
@@ -138,7 +138,7 @@ BUDGETS = {
             "diffugts/unet": Length(3000, 16, 600, 0.05),  # these are made in the process that trains
             "diffugts/attention": Length(3000, 4, 600, 0.08),  # these are made in the process that trains
             "diffugts/residual": Length(400, 8, 160, 0.1),
-            "closed_set/whole": Length(4200, 8, 3200, 0.04, GPU_FAINT),
+            "closed_set/whole": Length(1200, 8, 3200, 0.04, GPU_FAINT),
         },
         40, None, 24, 4, None,
     ),
