@@ -158,7 +158,7 @@ BUDGETS = {
             "diffugts/unet": Length(2, 2, 2, 1.0, SMALL | {"unet_config": TINY_PRIOR["unet"]}),
             "diffugts/attention": Length(2, 2, 2, 1.0, TINY_TEXT),
             "diffugts/residual": Length(2, 2, 2, 1.0, TINY_TEXT | {"quality": "fast"}),
-            "closed_set/whole": Length(4, 2, 2, 1.0, TINY),
+            "closed_set/whole": Length(2, 2, 2, 1.0, TINY),
         },
         1, "0.5", 4, 0, 1,
     ),
