@@ -1,4 +1,4 @@
-"""A montage of phantoms, and of real scans below them when there are some: axial, coronal and sagittal, lesions outlined.
+"""A montage: phantoms; lesions drawn in real anatomy, and real scans, where these are; three planes each, lesions outlined.
 
 python scripts/render_phantoms.py --out montage.png
 """
@@ -20,7 +20,8 @@ import typer
 from monai.transforms import Orientation, Spacing
 
 from zerotumor.cohorts import real_cases
-from zerotumor.phantom import generate
+from zerotumor.healthy import healthy_files, read_healthy
+from zerotumor.phantom import Phantom, generate
 from zerotumor.report import focus, window
 
 PHANTOMS = [
@@ -29,6 +30,9 @@ PHANTOMS = [
     ("pelvis", "CT", "healthy"), ("pelvis", "MR", "healthy"), ("abstract", "CT", "abstract lesion"),
     ("abstract", "MR", "abstract lesion"),
 ]  # fmt: skip
+DRAWN = [(modality, category) for category in ("abstract lesion", "liver tumor", "abstract lesion", "kidney cyst",
+         "healthy") for modality in ("CT", "MR")]  # fmt: skip
+GRID = {"shape": (72, 72, 64), "spacing": 3.0}
 REAL = ["STS_001-CT", "STS_001-MR", "STS_041-CT", "STS_041-MR", "4dlung_113", "brain1", "example_ct_sm", "example_mr_sm",
         "upenn_gbm", "breast1"]  # fmt: skip
 
@@ -60,28 +64,48 @@ def draw(axes: list, title: str, image: np.ndarray, mask: np.ndarray, modality: 
     axes[0].set_title(title, fontsize=8)
 
 
+def column(phantom: Phantom) -> tuple:
+    """(title, image, mask, modality) of a phantom."""
+    title = f"{phantom.records[0].category if phantom.records else 'healthy'} {phantom.contrast}"
+    return title, phantom.image[0].numpy(), phantom.lesions[0].numpy() > 0, phantom.modality
+
+
+def drawn_scans(seed: int) -> list[tuple]:
+    """The same of lesions drawn in the healthy scans and atlases that are here."""
+    bodies = [read_healthy(f["image"], f["label"]) for f in healthy_files()]
+    return [
+        column(
+            generate(
+                seed + k, scan=bodies[k % len(bodies)], modality=modality, category=category, difficulty=0.6, **GRID
+            )
+        )
+        for k, (modality, category) in enumerate(DRAWN if bodies else ())
+    ]
+
+
 def main(
     out: Annotated[Path, typer.Option(help="PNG file")],
     seed: Annotated[int, typer.Option(help="of the first phantom")] = 9_300_000,
 ) -> None:
     """Render phantoms beside real scans."""
-    columns = []
-    for k, (region, modality, category) in enumerate(PHANTOMS):
-        p = generate(seed + k, region=region, modality=modality, category=category, difficulty=0.3, shape=(72, 72, 64))
-        columns.append((f"{category} {p.contrast}", p.image[0].numpy(), p.lesions[0].numpy() > 0, modality))
-    real = real_scans()
-    rows = 6 if real else 3
-    figure, axes = plt.subplots(rows, len(columns), figsize=(2 * len(columns), 2 * rows), facecolor="white")
+    phantoms = [
+        column(generate(seed + k, region=region, modality=modality, category=category, difficulty=0.3, **GRID))
+        for k, (region, modality, category) in enumerate(PHANTOMS)
+    ]
+    blocks = {"phantoms": phantoms, "lesions drawn in real anatomy": drawn_scans(seed), "real scans": real_scans()}
+    blocks = {name: columns for name, columns in blocks.items() if columns}
+    figure, axes = plt.subplots(
+        3 * len(blocks), len(PHANTOMS), figsize=(2 * len(PHANTOMS), 6 * len(blocks)), facecolor="white"
+    )
     for axis in axes.flat:
         axis.axis("off")
-    for k, column in enumerate(columns):
-        draw(list(axes[:3, k]), *column)
-    for k, column in enumerate(real):
-        draw(list(axes[3:, k]), *column)
-    figure.suptitle("phantoms" + (" (above) and real scans (below)" if real else ""), fontsize=10)
-    figure.tight_layout()
+    for b, columns in enumerate(blocks.values()):
+        for k, one in enumerate(columns):
+            draw(list(axes[3 * b : 3 * b + 3, k]), *one)
+    figure.suptitle("from above: " + "; ".join(blocks), fontsize=10, y=0.998)
+    figure.tight_layout(rect=(0, 0, 1, 0.99))
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=70)
+    figure.savefig(out, dpi=56)
 
 
 if __name__ == "__main__":
