@@ -93,6 +93,28 @@ def healthy_table(records: list[dict]) -> list[str]:
     return lines
 
 
+def healthy_section(records: list[dict], trained: dict[str, dict]) -> list[str]:
+    """The table of healthy scans, and for which methods part of it is no test.
+
+    Args:
+        trained: method -> what the record of its weights says of their training.
+    """
+    cases = {r["case"] for r in records if (r["set"], r["split"]) == ("real", "healthy")}
+    asked = {r["method"] for r in records}
+    learned = [m for m, facts in trained.items() if m in asked and cases & set(facts.get("healthy_scans", ()))]
+    note = (
+        f"The healthy CT was in the training of {' and '.join(learned)}, so for these real CT is no test; MR is another "
+        "patient's."
+    )
+    return [*healthy_table(records), *(["", note] if learned else [])]
+
+
+def trainings(models: Path) -> dict[str, dict]:
+    """Method or opponent -> what the record of its weights says of their training, of those that have weights."""
+    files = {name: (models / m.weights).with_suffix(".json") for name, m in {**METHODS, **OPPONENTS}.items()}
+    return {name: json.loads(file.read_text()).get("trained", {}) for name, file in files.items() if file.is_file()}
+
+
 def organs_table(records: list[dict]) -> list[str]:
     """Mean Dice of every organ, a line an organ and a column a set and method; the mean over organs last."""
     keys = list(dict.fromkeys((r["set"], r["method"]) for r in records))
@@ -119,7 +141,7 @@ def organs_section(records: list[dict], title: str) -> list[str]:
     ]
 
 
-def results_page(records: list[dict], organs: list[dict]) -> str:
+def results_page(records: list[dict], organs: list[dict], trained: dict[str, dict]) -> str:
     """bundle/docs/results.md."""
     lines = [
         "# Results",
@@ -137,7 +159,7 @@ def results_page(records: list[dict], organs: list[dict]) -> str:
         "",
         "## Scans without a lesion",
         "",
-        *healthy_table(records),
+        *healthy_section(records, trained),
         "",
         *organs_section(organs, "## Healthy organs"),
         "## By kind and modality",
@@ -186,7 +208,7 @@ may have lain there. {real_note(real)} All organs, healthy, are in the phantoms 
 
 {chr(10).join(results_table(own, list(GROUPS)))}
 
-{chr(10).join(healthy_table(own))}
+{chr(10).join(healthy_section(own, {method: trained}))}
 
 Median time a scan and its prompts on two cores: {median(seconds):.1f} s. More, with baselines and by kind:
 [results.md](results.md).
@@ -206,11 +228,12 @@ def real_note(scans: Sequence[str]) -> str:
     return f"Real scans in training: {', '.join(scans)}, healthy; what is found in them was not found unseen."
 
 
-def cut(records: list[dict], method: str) -> list[str]:
+def cut(records: list[dict], method: str, trained: dict[str, dict]) -> list[str]:
     """The README's table: three lines a method, and what happens in healthy scans. `method` comes first, ablations are left
     out."""
     own = sorted((r for r in records if ":" not in r["method"]), key=lambda r: r["method"] != method)
-    return [*results_table(own, list(GROUPS)), "", *healthy_table([r for r in own if r["method"] in METHODS])]
+    healthy = healthy_section([r for r in own if r["method"] in METHODS], trained)
+    return [*results_table(own, list(GROUPS)), "", *healthy]
 
 
 def weights_record(models: Path, method: str, measured: str, source: Path) -> dict:
@@ -296,13 +319,17 @@ def main(
     except WeightsError as error:
         console.print(f"[red]{error}")
         raise typer.Exit(1) from None
-    pages = {kept_file: one_a_line(all_), docs / "results.md": results_page(saved["records"], known["records"])}
+    trained = trainings(models)
+    pages = {
+        kept_file: one_a_line(all_),
+        docs / "results.md": results_page(saved["records"], known["records"], trained),
+    }
     for name, record in cards.items():
         file = docs / ("model_card.md" if name == DEFAULT else f"model_card_{name}.md")
         pages[file] = card(saved["records"], known["records"], record, name)
     text = readme.read_text()
     pages[readme] = replace_between(
-        text, "<!-- results:begin -->", "<!-- results:end -->", cut(saved["records"], method)
+        text, "<!-- results:begin -->", "<!-- results:end -->", cut(saved["records"], method, trained)
     )
     for path, content in pages.items():
         write_atomically(path, lambda temporary, content=content: temporary.write_text(content))

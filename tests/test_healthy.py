@@ -61,7 +61,10 @@ def test_a_scan_is_read_in_ras(folder):
 
 def test_samples_are_drawn_in_it(folder):
     records = healthy_datalist(10, folder)
-    assert len({r["seed"] for r in records}) == 10 and [k for k, r in enumerate(records) if "category" in r] == [0, 5]
+    assert len({r["seed"] for r in records}) == 10 and [
+        k for k, r in enumerate(records) if r.get("category") == "healthy"
+    ] == [0, 5]
+    assert [k for k, r in enumerate(records) if r.get("organ") == "muscle"] == [1, 5, 9]
     make = GeneratePhantom((16, 16, 16), 8.0)
     samples = [make(record) for record in records]
     assert not samples[0]["lesions"].any() and any(s["lesions"].any() for s in samples)

@@ -38,7 +38,7 @@ SOURCES = (
 """What weights are trained on from the data folder: name, folder, scan, and map of its organs; or an atlas and its color
 table. In turn, so a real scan twice as often as an atlas."""
 FIRST_SEED = 20_000_000
-FAINT_EVERY, HEALTHY_EVERY = 2, 5
+FAINT_EVERY, HEALTHY_EVERY, MUSCLE_EVERY = 2, 5, 4
 
 
 def organ_of(label: str) -> str | None:
@@ -98,7 +98,8 @@ def healthy_files(folder: str | Path | None = None) -> list[dict[str, str]]:
 def healthy_datalist(count: int, folder: str | Path | None = None) -> list[dict]:
     """Records for `training.GeneratePhantom`: lesions, or none, drawn in what the data folder has of healthy people.
 
-    Every second one's lesions may be as faint as `training.FAINT`, and every fifth has none for sure.
+    Every second one's lesions may be as faint as `training.FAINT`, every fourth has them in muscle, which many
+    masses resemble, and every fifth has none for sure.
 
     Args:
         count: how many; 0 needs no folder. folder: see `healthy_files`.
@@ -113,6 +114,9 @@ def healthy_datalist(count: int, folder: str | Path | None = None) -> list[dict]
     for k in range(count):
         low, high = (0.6, 1.4) if k % FAINT_EVERY else (0.0, 0.75)
         record = {"seed": FIRST_SEED + k, "difficulty": low + (high - low) * (k * 0.618034 % 1)}
-        more = {} if k % HEALTHY_EVERY else {"category": "healthy"}
-        records.append({**record, **more, **files[k % len(files)]})
+        if k % MUSCLE_EVERY == 1:
+            record |= {"category": "abstract lesion", "organ": "muscle"}
+        if k % HEALTHY_EVERY == 0:
+            record["category"] = "healthy"
+        records.append({**record, **files[k % len(files)]})
     return records

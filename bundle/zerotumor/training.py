@@ -75,6 +75,7 @@ class GeneratePhantom(Transform):
             difficulty=float(data.get("difficulty", 1.0)),
             category=data.get("category"),
             scan=read_healthy(data["image"], data["label"]) if "image" in data else None,
+            organ=data.get("organ"),
         )
         records = sorted(phantom.records, key=lambda r: r.instance)
         values = [[value_index(n, r.attributes[n]) if n in r.attributes else -1 for n in NAMES] for r in records]

@@ -91,6 +91,21 @@ def test_a_lesion_changes_the_scan_where_its_mask_is(scan, modality):
     assert not healthy.lesions.any() and torch.equal(healthy.image, healthy.healthy)
 
 
+def test_a_lesion_can_be_sent_to_an_organ(scan):
+    made_in = []
+    for seed in range(8):
+        phantom = generate(seed, scan=scan, category="abstract lesion", organ="liver", difficulty=0.0, **FLANK)
+        centers = [
+            tuple(int(v) for v in (phantom.lesions[0] == r.instance).nonzero().float().mean(0).round())
+            for r in phantom.records
+        ]
+        made_in += [int(phantom.organs[0][c]) == ORGANS["liver"].index for c in centers]
+    assert len(made_in) >= 8 and sum(made_in) > 0.7 * len(made_in)
+    assert (
+        generate(1, scan=scan, category="abstract lesion", organ="brain", **FLANK).image.isfinite().all()
+    )  # it has none
+
+
 def test_what_is_no_scan_is_refused():
     hu, labels = made_up()
     with pytest.raises(ValueError, match="another shape|those of one scan"):

@@ -99,6 +99,22 @@ def test_pages_hold_the_records_figures(files):
     assert "old" not in readme and readme.startswith("a\n") and readme.endswith("b\n") and "0.12" in readme
 
 
+def test_scans_that_were_trained_on_are_named(files):
+    saved = json.loads((files / "e.json").read_text())
+    saved["records"].append(made_up("malenia", "real", "healthy", None, 7.0) | {"case": "example_ct"})
+    (files / "e.json").write_text(json.dumps(saved))
+    assert CliRunner().invoke(card, arguments(files)).exit_code == 0
+    before = {name: (files / name).read_text() for name in PAGES}
+    assert "No real scan was in training" in before["model_card.md"] and "no test" not in "".join(before.values())
+    record = json.loads((files / "model.json").read_text())
+    record["trained"]["healthy_scans"] = ["example_ct", "an_atlas"]
+    (files / "model.json").write_text(json.dumps(record))
+    assert CliRunner().invoke(card, arguments(files)).exit_code == 0
+    for name in PAGES:
+        assert "The healthy CT was in the training of malenia" in (files / name).read_text(), name
+    assert "Real scans in training: example_ct, an_atlas" in (files / "model_card.md").read_text()
+
+
 def test_a_second_method_has_a_card_of_its_own(files):
     before = {name: (CliRunner().invoke(card, arguments(files)), (files / name).read_text())[1] for name in PAGES}
     saved = json.loads((files / "e.json").read_text())

@@ -69,6 +69,7 @@ def generate(
     difficulty: float = 1.0,
     device: torch.device | str = "cpu",
     scan: HealthyScan | None = None,
+    organ: str | None = None,
 ) -> Phantom:
     """A phantom as a pure function of its arguments.
 
@@ -77,6 +78,7 @@ def generate(
         category: a name of LESIONS, "healthy", or None for what training draws: a seen category, or nothing.
         difficulty: 0 draws large and clear lesions, 1 the whole range, 1.4 the same sizes at under half the contrast.
         scan: a healthy scan to take the body from; it says the region.
+        organ: where a lesion that may lie anywhere, or the center of a healthy scan, is to be, if the body has it.
 
     Raises:
         PhantomError: no such category, region or modality, or the region has no host organ for the category.
@@ -94,7 +96,7 @@ def generate(
     spacing = (float(spacing),) * 3 if isinstance(spacing, int | float) else tuple(map(float, spacing))
     contrast = draw.choice(CONTRASTS[modality])
     make = scan.body if scan else BODIES[region]
-    return _scan(draw, category, modality, contrast, make, tuple(shape), spacing, difficulty, seed)
+    return _scan(draw, category, modality, contrast, make, organ, tuple(shape), spacing, difficulty, seed)
 
 
 def category_of(seed: int) -> str:
@@ -133,10 +135,10 @@ def _region(draw: Draw, category: str) -> str:
 
 
 def _scan(
-    draw: Draw, category: str, modality: str, contrast: str, make: Callable[[Draw], Body], shape: tuple,
-    spacing: tuple, difficulty: float, seed: int,
+    draw: Draw, category: str, modality: str, contrast: str, make: Callable[[Draw], Body],
+    organ: str | None, shape: tuple, spacing: tuple, difficulty: float, seed: int,
 ) -> Phantom:  # fmt: skip
-    body, places, room = _subject(draw, make, category)
+    body, places, room = _subject(draw, make, category, organ)
     center = _center(draw, places[0], shape, spacing, healthy=category == "healthy")
     points = grid(shape, spacing, center, draw.device)
     sizes = [] if category == "healthy" else _sizes(draw, body, category, room, difficulty, len(places))
@@ -187,19 +189,21 @@ def _sizes(draw: Draw, body: Body, category: str, room: float, difficulty: float
     return [min(diameter_of(draw, category, room, difficulty) * s, widest) for s in shares]
 
 
-def _subject(draw: Draw, make: Callable[[Draw], Body], category: str) -> tuple[Body, list[list[float]], float]:
+def _subject(
+    draw: Draw, make: Callable[[Draw], Body], category: str, organ: str | None
+) -> tuple[Body, list[list[float]], float]:
     """A body that has the category's host (not everybody has a prostate), and what `_places` says of it."""
     for last in (*[False] * 9, True):
         body = make(draw)
         try:
-            return body, *_places(draw, body, category)
+            return body, *_places(draw, body, category, organ)
         except PhantomError:
             if last:
                 raise
     raise AssertionError("unreachable")
 
 
-def _places(draw: Draw, body: Body, category: str) -> tuple[list[list[float]], float]:
+def _places(draw: Draw, body: Body, category: str, organ: str | None = None) -> tuple[list[list[float]], float]:
     """Centers for lesions (or for the scan of a healthy body), and the volume of the hosts in mm^3.
 
     Found by a coarse look at the whole body.
@@ -217,11 +221,12 @@ def _places(draw: Draw, body: Body, category: str) -> tuple[list[list[float]], f
         possible = torch.isin(anatomy.organs, torch.tensor(indices, dtype=torch.uint8, device=draw.device))
         if not possible.any() and category in ("lymph node metastasis", "mediastinal mass"):
             possible = anatomy.organs == ORGANS["fat"].index
-    if (category == "healthy" or body.region in _anywhere(category)) and draw.chance(BY_ORGAN):
+    if (category == "healthy" or body.region in _anywhere(category)) and (draw.chance(BY_ORGAN) or organ):
         present = anatomy.organs[possible].unique()
         present = present[present > 0].tolist()
+        wanted = ORGANS[organ].index if organ else 0
         if present:
-            possible &= anatomy.organs == draw.choice(present)
+            possible &= anatomy.organs == (wanted if wanted in present else draw.choice(present))
     candidates = possible.nonzero()
     if not len(candidates):
         if category == "healthy":
