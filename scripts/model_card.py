@@ -210,7 +210,7 @@ may have lain there. {real_note(real)} All organs, healthy, are in the phantoms 
 
 {chr(10).join(healthy_section(own, {method: trained}))}
 
-Median time a scan and its prompts on two cores: {median(seconds):.1f} s. More, with baselines and by kind:
+Median time a scan and its prompts, on the CPU that measured: {median(seconds):.1f} s. More, with baselines and by kind:
 [results.md](results.md).
 {healthy}
 ## What to expect
