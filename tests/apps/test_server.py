@@ -222,8 +222,10 @@ def test_save_next_score_and_batch(server, client, studies, tmp_path):
     ).json()
     assert {"liver", "thigh"} <= set(unsure["scored"]) and "damaged" in unsure["failed"]["broken"]
     ranked = client.next_sample("tumor_uncertainty", {"prompt": "tumor"})
-    values = [unsure["scored"][c["id"]] for c in ranked["ranking"]]
-    assert set(unsure["scored"]) == {"liver", "thigh"} and values == sorted(values, reverse=True)
+    notes = [requests.get(f"{server}/datastore/image/info?image={c['id']}").json() for c in ranked["ranking"]]
+    entropies = [note["tumor_uncertainty"]["tumor"]["entropy"] for note in notes]
+    assert {c["id"] for c in ranked["ranking"]} == set(unsure["scored"]) == {"liver", "thigh"}
+    assert entropies == sorted(entropies, reverse=True) and len(set(entropies)) == 2
     assert ranked["id"] == ranked["ranking"][0]["id"] and "uncertainty" in ranked["reason"]
     assert client.next_sample("tumor_diversity", {"prompt": "tumor"})["id"] in ("liver", "thigh")
 
