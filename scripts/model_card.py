@@ -103,8 +103,8 @@ def healthy_section(records: list[dict], trained: dict[str, dict]) -> list[str]:
     asked = {r["method"] for r in records}
     learned = [m for m, facts in trained.items() if m in asked and cases & set(facts.get("healthy_scans", ()))]
     note = (
-        f"The healthy CT was in the training of {' and '.join(learned)}, with its organs, so for these real CT is no test; MR "
-        "is another patient's."
+        f"The healthy CT was in the training of {' and '.join(learned)}, with its organs, so for these real CT is no test; "
+        "MR is another patient's."
     )
     return [*healthy_table(records), *(["", note] if learned else [])]
 
