@@ -101,15 +101,16 @@ def rows(records: list[dict]) -> list[list[str]]:
     return made
 
 
-def page(made: list[list[str]], refiner_hash: str) -> str:
+def page(made: list[list[str]], refiner_hash: str, method_hash: str) -> str:
     """The rows as Markdown, with what they are."""
     lines = [
         "# Dice against clicks",
         "",
         "Written by `scripts/evaluate_clicks.py`. A simulated annotator clicks into the largest mistake, again and again.",
         "`text` starts from the mask that the prompt gave, `empty` from nothing. No network was trained on these kinds, or",
-        "on any real scan. Mean and 95 % bootstrap interval. Click network sha256",
-        f"`{refiner_hash}`.",
+        "on any of these scans. Mean and 95 % bootstrap interval. Click network sha256",
+        f"`{refiner_hash}`, weights that read the prompt",
+        f"`{method_hash}`.",
         "",
         *(f"| {' | '.join(cells)} |" for cells in (HEADINGS, ("---",) * len(HEADINGS), *made)),
         "",
@@ -143,7 +144,9 @@ def main(
         shown.add_row(*cells)
     console.print(shown)
     if page_file is not None:
-        write_atomically(page_file, lambda path: path.write_text(page(made, refiner.weights_sha256)))
+        write_atomically(
+            page_file, lambda path: path.write_text(page(made, refiner.weights_sha256, model.weights_sha256))
+        )
     console.print(f"{len(records)} records in {out}")
 
 
