@@ -32,11 +32,16 @@ SLICES = 70
 VIEWPORT = (
     "services.cornerstoneViewportService.getCornerstoneViewport(services.viewportGridService.getActiveViewportId())"
 )
-SLICES_TO = f"""slice => {{
-    const viewport = {VIEWPORT}
-    return viewport.getImageIds().findIndex(id => id.includes(slice + "/")) - viewport.getCurrentImageIdIndex()
+MIDDLE = f"""() => {{
+    const box = {VIEWPORT}.element.getBoundingClientRect()
+    return [box.x + box.width / 2, box.y + box.height / 2]
 }}"""
-"""From the slice that is shown to one with this SOPInstanceUID."""
+"""Of the active viewport, on the page; there may be others, with other planes."""
+AWAY = f"""place => {{
+    const camera = {VIEWPORT}.getCamera()
+    return place.reduce((sum, x, i) => sum + (x - camera.focalPoint[i]) * camera.viewPlaneNormal[i], 0)
+}}"""
+"""How far a place, LPS mm, lies off the slice that is shown."""
 ON_PAGE = f"""points => {{
     const viewport = {VIEWPORT}, box = viewport.element.getBoundingClientRect()
     return points.map(point => viewport.worldToCanvas(point)).map(([x, y]) => [x + box.x, y + box.y])
@@ -102,12 +107,6 @@ def brightness(page) -> float:
     return float(pixels(page).min(-1).mean())
 
 
-def painted(page) -> int:
-    """Pixels in colour: a scan is gray, a segment is not."""
-    values = pixels(page)
-    return int((values.max(-1) - values.min(-1) > 50).sum())
-
-
 def hide_notice(page) -> None:
     """OHIF's notice lies over the pictures until it is confirmed."""
     hide = page.locator('[data-cy="confirm-and-hide-button"]')
@@ -161,18 +160,28 @@ def mask_in(response, folder: Path) -> np.ndarray:
     return Orientation(axcodes="RAS", labels=None)(read_scan(path, labels=True))[0].numpy()
 
 
+def fullest_slice(mask: MetaTensor) -> np.ndarray:
+    """Where the axial slice that shows most of a mask (1, X, Y, Z), RAS, has it: (N, 3) LPS mm."""
+    places = np.argwhere(mask[0].numpy())
+    places = places[places[:, 2] == np.bincount(places[:, 2]).argmax()]
+    affine = np.asarray(mask.affine)
+    return (places @ affine[:3, :3].T + affine[:3, 3]) * (-1, -1, 1)
+
+
 def test_a_prompt_typed_in_ohif_paints_the_command_lines_mask(page, series, pictures, tmp_path):
     page.screenshot(path=pictures / "ohif_connected.png")
     choose_prompt(page, PROMPT, pictures / "ohif_options.png")
-    before = painted(page)
-    response = run(page, RUN, "tumor")
-    assert PROMPT in (response.request.post_data or "")
     scan = read_scan(series["CT"])
     own = MetaTensor(as_mask(segment_scan(load(), scan, PROMPT).masks)[None], affine=scan.affine)
-    own = Orientation(axcodes="RAS", labels=None)(own)[0].numpy()
-    assert np.array_equal(mask_in(response, tmp_path) > 0, own > 0), "must be the command line's, voxel by voxel"
+    own = Orientation(axcodes="RAS", labels=None)(own) > 0
     assert own.any(), "with nothing found, nothing is compared"
-    wait_until(page, lambda: painted(page) > before + 100, "the mask is painted")
+    places = fullest_slice(own)
+    leaf_to(page, places[0])
+    assert colored(page, places) == 0, "a scan is gray"
+    response = run(page, RUN, "tumor")
+    assert PROMPT in (response.request.post_data or "")
+    assert np.array_equal(mask_in(response, tmp_path) > 0, own[0].numpy()), "must be the command line's, voxel by voxel"
+    wait_until(page, lambda: colored(page, places) > 0.95, "the mask is painted")
     page.screenshot(path=pictures / "ohif_segmentation.png")
 
 
@@ -218,8 +227,8 @@ def structure_set(archive, modality: str) -> pydicom.Dataset:
     return pydicom.dcmread(io.BytesIO(requests.get(f"{archive[0]}/instances/{found[0]}/file").content))
 
 
-def longest_outlines(structures: pydicom.Dataset) -> tuple[str, np.ndarray]:
-    """SOPInstanceUID of the slice with most of the first region's outline, and points a millimeter apart along it (N, 3)."""
+def longest_outlines(structures: pydicom.Dataset) -> np.ndarray:
+    """Points a millimeter apart (N, 3) along what a slice has of the first region's outline; of the slice with most."""
     slices: dict[str, list[np.ndarray]] = {}
     for contour in structures.ROIContourSequence[0].ContourSequence:
         corners = np.array(contour.ContourData, dtype=float).reshape(-1, 3)
@@ -227,28 +236,29 @@ def longest_outlines(structures: pydicom.Dataset) -> tuple[str, np.ndarray]:
             steps = np.linspace(0, 1, max(1, round(float(np.linalg.norm(end - start)))), endpoint=False)
             points = start + steps[:, None] * (end - start)
             slices.setdefault(str(contour.ContourImageSequence[0].ReferencedSOPInstanceUID), []).append(points)
-    outlines = {slice_: np.concatenate(points) for slice_, points in slices.items()}
-    return max(outlines.items(), key=lambda item: len(item[1]))
+    return max((np.concatenate(points) for points in slices.values()), key=len)
 
 
-def leaf_to(page, slice_: str) -> None:
-    """Turn the mouse wheel until the viewport shows a slice; a notch is given time before the next."""
-    box = page.locator("[data-cy='viewport-grid']").bounding_box()
-    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+def leaf_to(page, place: np.ndarray) -> None:
+    """Turn the mouse wheel until the active viewport shows the slice of a place (3,), LPS mm; every notch is given time."""
+    page.mouse.move(*page.evaluate(MIDDLE))
+    notch = 100
     for _ in range(2 * SLICES):
-        missing = page.evaluate(SLICES_TO, slice_)
-        if not missing:
+        before = page.evaluate(AWAY, place.tolist())
+        if abs(before) < 0.5:
             return
-        page.mouse.wheel(0, 100 if missing > 0 else -100)
+        page.mouse.wheel(0, notch)
         with suppress(TimeoutError):  # the notch was lost
-            page.wait_for_function(f"([slice, before]) => ({SLICES_TO})(slice) !== before", arg=[slice_, missing],
-                                   timeout=10_000)  # fmt: skip
-    pytest.fail(f"the wheel does not lead to the slice {slice_}")
+            page.wait_for_function(f"([place, before]) => Math.abs(({AWAY})(place) - before) > 0.1",
+                                   arg=[place.tolist(), before], timeout=10_000)  # fmt: skip
+        if abs(page.evaluate(AWAY, place.tolist())) > abs(before):
+            notch = -notch
+    pytest.fail(f"the wheel does not lead to the slice of {place.tolist()}")
 
 
-def colored(page, outline: np.ndarray) -> float:
-    """How much of an outline (N, 3), LPS mm, has color on the page, within two pixels of where the viewport shows it."""
-    places = np.array(page.evaluate(ON_PAGE, outline.tolist())).round().astype(int)
+def colored(page, places: np.ndarray) -> float:
+    """How many of these places (N, 3), LPS mm, have color on the page, within two pixels of where it shows them; a share."""
+    places = np.array(page.evaluate(ON_PAGE, places.tolist())).round().astype(int)
     values = np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("RGB"), dtype=int)
     color = binary_dilation(values.max(-1) - values.min(-1) > 50, np.ones((5, 5)))
     return float(color[places[:, 1], places[:, 0]].mean())
@@ -262,12 +272,12 @@ def test_dicom_seg_and_rtstruct_stored_in_the_archive_are_shown_by_ohif(viewer, 
             f"{server}/infer/tumor?image={uid['CT']}&output=json", data={"params": json.dumps(options)}
         )
         assert answer.ok, answer.text
-    slice_, outline = longest_outlines(structure_set(archive, "CT"))
+    outline = longest_outlines(structure_set(archive, "CT"))
     for modality, drawn in (("SEG", "Labelmap"), ("RTSTRUCT", "Contour")):
         viewer.goto(f"{server}/ohif/viewer?StudyInstanceUIDs={archive[1]['CT']}", wait_until="domcontentloaded")
         wait_until(viewer, lambda: brightness(viewer) > 5, "OHIF paints the scan")
         hide_notice(viewer)
-        leaf_to(viewer, slice_)
+        leaf_to(viewer, outline[0])
         assert colored(viewer, outline) == 0, "a scan is gray"
         entry = viewer.locator('[data-cy="study-browser-thumbnail-no-image"]').filter(has_text=modality)
         entry.first.dblclick()
@@ -275,7 +285,7 @@ def test_dicom_seg_and_rtstruct_stored_in_the_archive_are_shown_by_ohif(viewer, 
         viewer.wait_for_function(OPENED, arg=drawn)
         viewer.locator('[data-cy="panelSegmentation-btn"]').click()
         viewer.get_by_text("liver tumor", exact=True).last.wait_for()
-        leaf_to(viewer, slice_)
+        leaf_to(viewer, outline[0])
         wait_until(viewer, lambda: colored(viewer, outline) > 0.95, f"OHIF paints the {modality}")
         viewer.screenshot(path=pictures / f"ohif_{modality.lower()}.png")
         if modality == "SEG":  # is filled, while of an RTSTRUCT there are lines
