@@ -5,10 +5,14 @@ import numpy as np
 import pytest
 from nibabel.nifti1 import Nifti1Extension
 
+from zerotumor.diffugts.samples import Phantoms as Asked
 from zerotumor.errors import ScanError
 from zerotumor.healthy import healthy_datalist, healthy_files, organ_of, read_healthy
+from zerotumor.scans import KINDS
 from zerotumor.training import GeneratePhantom
 from zerotumor.vocabulary import ORGANS
+from zerotumor.zept.classes import ENTRIES
+from zerotumor.zept.samples import Phantoms
 
 TABLE = "<LabelTable>{}</LabelTable>".format(
     "".join(f'<Label Key="{k}">{n}</Label>' for k, n in {1: "liver", 2: "rib_left_7", 3: "no_organ"}.items())
@@ -70,6 +74,17 @@ def test_samples_are_drawn_in_it(folder):
     assert not samples[0]["lesions"].any() and any(s["lesions"].any() for s in samples)
     assert all(s["image"].shape == (2, 16, 16, 16) for s in samples)
     assert all(int(s["lesions"].max()) <= len(s["values"]) for s in samples)
+
+
+def test_zept_and_diffugts_learn_from_drawn_lesions_too(folder, tmp_path):
+    records = [{**healthy_datalist(2, folder)[1], "category": "liver tumor"}, {"seed": 3, "category": "liver tumor"}]
+    make = GeneratePhantom((16,) * 3, 10.0)
+    scanned, phantom = Phantoms(records, make, cache_dir=tmp_path / "zept")
+    assert {KINDS[k] for k in scanned["kinds"]} == {"liver tumor"}
+    missing = {ENTRIES[k] for k in (scanned["annotated"] != phantom["annotated"]).nonzero().flatten().tolist()}
+    assert missing == {"muscle"} and bool(phantom["annotated"][ENTRIES.index("muscle")])
+    asked = Asked(records, make, cache_dir=tmp_path / "diffugts")[0]
+    assert asked["kinds"].tolist() == scanned["kinds"].tolist()
 
 
 def test_without_the_scans_there_is_nothing_to_draw_in(tmp_path):

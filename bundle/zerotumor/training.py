@@ -23,6 +23,8 @@ from .healthy import read_healthy
 from .malenia.attributes import NAMES, value_index
 from .malenia.model import Targets
 from .phantom import generate
+from .phantom.scanned import REGION
+from .phantom.world import category_of
 from .segmenter import Segmenter, save
 from .text import TextEncoder
 from .transforms import normalize
@@ -53,6 +55,12 @@ def phantom_datalist(
     ):
         records += [{"seed": s, "difficulty": low + (high - low) * (s * 0.618034 % 1)} for s in seeds]
     return records
+
+
+def kind_of(record: Mapping[str, object]) -> str:
+    """What `GeneratePhantom` draws for a record: a lesion's name, or "healthy"."""
+    region = REGION if "image" in record else None
+    return record.get("category") or category_of(int(record["seed"]), region)
 
 
 class GeneratePhantom(Transform):

@@ -16,11 +16,10 @@ from monai.data import PersistentDataset
 from monai.transforms import Randomizable, Transform
 from torch import Tensor
 
-from ..phantom.world import category_of
 from ..prompts import Prompt, parse
 from ..scans import KINDS
 from ..segmenter import sha256
-from ..training import GeneratePhantom
+from ..training import GeneratePhantom, kind_of
 from ..transforms import shows_ct
 from ..vocabulary import LESIONS, ORGANS
 from .holes import dilate
@@ -58,7 +57,7 @@ class Cached:
 
 def known(record: Mapping[str, object], sample: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A phantom's sample with the kind of its lesions, and whether it is a CT: appearance changes hide that later."""
-    kind = record.get("category") or category_of(int(record["seed"]))
+    kind = kind_of(record)
     number = KINDS.index(kind) if kind in KINDS else -1
     kinds = torch.full((len(sample["values"]),), number, dtype=torch.int16)
     return {**sample, "kinds": kinds, "ct": torch.tensor(shows_ct(sample["image"]))}

@@ -32,6 +32,8 @@ ORGAN_TISSUES = {
 AIR, GAS_HU, FAT_HU, DENSE_HU, CORTEX_HU = -1000.0, -300.0, -30.0, 150.0, 450.0
 AS_IT_IS = 0.6
 """How often a CT keeps its own contrast phase."""
+REGION = "abdomen"
+"""What a scan's body is asked for as, one of the phantoms' regions."""
 MEASURED_FROM = 50
 """Voxels of a tissue from which its mean is measured rather than taken from the table."""
 
@@ -45,7 +47,7 @@ class HealthyScan:
     tissue: Tensor  # uint8: TISSUES index
     spacing: tuple[float, float, float]  # mm
     means: Tensor  # (T,) HU of its own tissues
-    region: str = "abdomen"
+    region: str = REGION
 
     def body(self, draw: Draw) -> Scanned:
         """One body, posed at random."""
@@ -53,7 +55,7 @@ class HealthyScan:
 
 
 def healthy_scan(
-    hu: Tensor, labels: Tensor, names: Mapping[int, str], spacing: tuple[float, float, float], region: str = "abdomen"
+    hu: Tensor, labels: Tensor, names: Mapping[int, str], spacing: tuple[float, float, float], region: str = REGION
 ) -> HealthyScan:
     """What a CT and its map say of every voxel.
 

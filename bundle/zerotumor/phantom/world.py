@@ -99,9 +99,9 @@ def generate(
     return _scan(draw, category, modality, contrast, make, organ, tuple(shape), spacing, difficulty, seed)
 
 
-def category_of(seed: int) -> str:
-    """The category that `generate(seed)` draws when none is asked for: a lesion's name, or "healthy"."""
-    return _category(Draw(seed), None)
+def category_of(seed: int, region: str | None = None) -> str:
+    """The category that `generate(seed, region=region)` draws when none is asked for: a lesion's name, or "healthy"."""
+    return _category(Draw(seed), region)
 
 
 def _category(draw: Draw, region: str | None) -> str:

@@ -17,9 +17,9 @@ from monai.transforms import Transform
 from torch import Tensor
 
 from ..datasets import annotated, datalist
-from ..phantom.world import category_of
 from ..scans import KINDS, LoadScan
 from ..training import collate as collate_truths
+from ..training import kind_of
 from ..vocabulary import LESIONS, ORGANS
 from .classes import ANY, ENTRIES, ClassSet, class_set
 
@@ -40,17 +40,19 @@ def annotation(names: Sequence[str]) -> Tensor:
 
 COMPLETE = annotation((*ORGANS, *LESIONS, ANY))
 """Phantoms know everything."""
+SCANNED = annotation((*(set(ORGANS) - {"muscle"}), *LESIONS, ANY))
+"""A body from a real scan or an atlas: its map has some of the muscles only."""
 
 
 class Phantoms(PersistentDataset):
-    """Cached phantoms, each with the kind of its lesions: the cache has samples, and their records tell the kind."""
+    """Cached phantoms and lesions in real anatomy, each with its lesions' kind: the cache has samples, records tell it."""
 
     def _cachecheck(self, item_transformed: Mapping[str, float]) -> dict[str, Tensor]:
         sample = dict(super()._cachecheck(item_transformed))
-        kind = item_transformed.get("category") or category_of(int(item_transformed["seed"]))
+        kind = kind_of(item_transformed)
         number = KINDS.index(kind) if kind in KINDS else -1
         kinds = torch.full((len(sample["values"]),), number, dtype=torch.int16)
-        return {**sample, "kinds": kinds, "annotated": COMPLETE}
+        return {**sample, "kinds": kinds, "annotated": SCANNED if "image" in item_transformed else COMPLETE}
 
 
 def collate(samples: Sequence[Mapping[str, Tensor]]) -> dict[str, object]:
