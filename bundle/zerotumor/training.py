@@ -25,6 +25,7 @@ from .malenia.model import Targets
 from .phantom import generate
 from .phantom.scanned import REGION
 from .phantom.world import category_of
+from .scans import KINDS
 from .segmenter import Segmenter, save
 from .text import TextEncoder
 from .transforms import normalize
@@ -57,10 +58,11 @@ def phantom_datalist(
     return records
 
 
-def kind_of(record: Mapping[str, object]) -> str:
-    """What `GeneratePhantom` draws for a record: a lesion's name, or "healthy"."""
+def kinds_of(record: Mapping[str, object], sample: Mapping[str, Tensor]) -> Tensor:
+    """Place in vocabulary.LESIONS of each lesion (K,) that `GeneratePhantom` draws for a record, -1 if it has none."""
     region = REGION if "image" in record else None
-    return record.get("category") or category_of(int(record["seed"]), region)
+    kind = record.get("category") or category_of(int(record["seed"]), region)
+    return torch.full((len(sample["values"]),), KINDS.index(kind) if kind in KINDS else -1, dtype=torch.int16)
 
 
 class GeneratePhantom(Transform):

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..prompts import Prompt, parse
 from ..scans import KINDS
 from ..segmenter import sha256
-from ..training import GeneratePhantom, kind_of
+from ..training import GeneratePhantom, kinds_of
 from ..transforms import shows_ct
 from ..vocabulary import LESIONS, ORGANS
 from .holes import dilate
@@ -57,10 +57,7 @@ class Cached:
 
 def known(record: Mapping[str, object], sample: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A phantom's sample with the kind of its lesions, and whether it is a CT: appearance changes hide that later."""
-    kind = kind_of(record)
-    number = KINDS.index(kind) if kind in KINDS else -1
-    kinds = torch.full((len(sample["values"]),), number, dtype=torch.int16)
-    return {**sample, "kinds": kinds, "ct": torch.tensor(shows_ct(sample["image"]))}
+    return {**sample, "kinds": kinds_of(record, sample), "ct": torch.tensor(shows_ct(sample["image"]))}
 
 
 class Phantoms(PersistentDataset):

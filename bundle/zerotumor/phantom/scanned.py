@@ -33,7 +33,7 @@ AIR, GAS_HU, FAT_HU, DENSE_HU, CORTEX_HU = -1000.0, -300.0, -30.0, 150.0, 450.0
 AS_IT_IS = 0.6
 """How often a CT keeps its own contrast phase."""
 REGION = "abdomen"
-"""What a scan's body is asked for as, one of the phantoms' regions."""
+"""What a scan's body is asked for as, of the phantoms' regions; the scans that there are show one."""
 MEASURED_FROM = 50
 """Voxels of a tissue from which its mean is measured rather than taken from the table."""
 
@@ -47,7 +47,6 @@ class HealthyScan:
     tissue: Tensor  # uint8: TISSUES index
     spacing: tuple[float, float, float]  # mm
     means: Tensor  # (T,) HU of its own tissues
-    region: str = REGION
 
     def body(self, draw: Draw) -> Scanned:
         """One body, posed at random."""
@@ -55,13 +54,13 @@ class HealthyScan:
 
 
 def healthy_scan(
-    hu: Tensor, labels: Tensor, names: Mapping[int, str], spacing: tuple[float, float, float], region: str = REGION
+    hu: Tensor, labels: Tensor, names: Mapping[int, str], spacing: tuple[float, float, float]
 ) -> HealthyScan:
     """What a CT and its map say of every voxel.
 
     Args:
         hu, labels: (X, Y, Z) in RAS. names: label -> a name of ORGANS; labels without one count as not labeled.
-        spacing: mm. region: what the body is asked for as, one of the phantoms' regions.
+        spacing: mm.
 
     Raises:
         ValueError: the map has another shape than the scan, or the scan shows no body.
@@ -84,7 +83,7 @@ def healthy_scan(
         tissue[where] = TISSUES[ORGAN_TISSUES.get(name, "muscle")]
     _by_density(hu, organs, tissue, body)
     means = tissue_means_of(hu, tissue)
-    return HealthyScan(hu, organs, tissue, spacing, means, region)
+    return HealthyScan(hu, organs, tissue, spacing, means)
 
 
 def _by_density(hu: Tensor, organs: Tensor, tissue: Tensor, body: Tensor) -> None:
@@ -115,7 +114,7 @@ class Scanned:
     """A healthy scan's body in one pose. See `anatomy.Body`."""
 
     def __init__(self, draw: Draw, scan: HealthyScan) -> None:
-        self.scan, self.region = scan, scan.region
+        self.scan, self.region = scan, REGION
         self.turn = draw.rotation(0.35)
         self.size = torch.tensor([draw.uniform(0.75, 1.2)] * 3) * torch.tensor(
             [draw.uniform(0.9, 1.1) for _ in range(3)]

@@ -19,7 +19,7 @@ from .imaging import Scanner
 from .lesions import MULTIPLE, NOT_TISSUE, LesionRecord, diameter_of, insert
 from .limb import Limb
 from .pelvis import Pelvis
-from .scanned import HealthyScan, Scanned
+from .scanned import REGION, HealthyScan, Scanned
 
 BODIES: dict[str, type] = {b.region: b for b in (Limb, Abdomen, Chest, Head, Pelvis, Abstract)}
 SEEN_WEIGHTS = {"liver tumor": 0.16, "kidney tumor": 0.11, "kidney cyst": 0.11, "abstract lesion": 0.62}
@@ -77,14 +77,14 @@ def generate(
         shape: voxels. spacing: mm. region: limb, abdomen, chest, head, pelvis or abstract. modality: CT or MR.
         category: a name of LESIONS, "healthy", or None for what training draws: a seen category, or nothing.
         difficulty: 0 draws large and clear lesions, 1 the whole range, 1.4 the same sizes at under half the contrast.
-        scan: a healthy scan to take the body from; it says the region.
+        scan: a healthy scan to take the body from, of REGION.
         organ: where a lesion that may lie anywhere, or the center of a healthy scan, is to be, if the body has it.
 
     Raises:
         PhantomError: no such category, region or modality, or the region has no host organ for the category.
     """
     draw = Draw(seed, device)
-    region = scan.region if scan else region
+    region = REGION if scan else region
     if category is None:
         category = _category(draw, region)
     if category != "healthy" and category not in LESIONS:

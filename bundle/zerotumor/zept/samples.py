@@ -19,7 +19,7 @@ from torch import Tensor
 from ..datasets import annotated, datalist
 from ..scans import KINDS, LoadScan
 from ..training import collate as collate_truths
-from ..training import kind_of
+from ..training import kinds_of
 from ..vocabulary import LESIONS, ORGANS
 from .classes import ANY, ENTRIES, ClassSet, class_set
 
@@ -49,10 +49,8 @@ class Phantoms(PersistentDataset):
 
     def _cachecheck(self, item_transformed: Mapping[str, float]) -> dict[str, Tensor]:
         sample = dict(super()._cachecheck(item_transformed))
-        kind = kind_of(item_transformed)
-        number = KINDS.index(kind) if kind in KINDS else -1
-        kinds = torch.full((len(sample["values"]),), number, dtype=torch.int16)
-        return {**sample, "kinds": kinds, "annotated": SCANNED if "image" in item_transformed else COMPLETE}
+        known = SCANNED if "image" in item_transformed else COMPLETE
+        return {**sample, "kinds": kinds_of(item_transformed, sample), "annotated": known}
 
 
 def collate(samples: Sequence[Mapping[str, Tensor]]) -> dict[str, object]:
