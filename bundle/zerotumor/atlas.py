@@ -7,7 +7,6 @@ cortex, bowel gets gas. From there on it is treated as the scan of a healthy per
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +74,6 @@ def read_table(path: str | Path) -> dict[int, str]:
     return names
 
 
-@lru_cache(maxsize=2)
 def read_atlas(image: str, table: str) -> HealthyScan:
     """A body from an atlas' map and its color table."""
     labels = read_scan(Path(image), labels=True)

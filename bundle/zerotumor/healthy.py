@@ -26,7 +26,6 @@ ALSO = (
     ("gluteus|autochthon|iliopsoas|muscle", "muscle"),
     ("iliac_artery|subclavian_artery|carotid_artery", "aorta"),
     ("iliac_vena|superior_vena|brachiocephalic_vein", "inferior vena cava"),
-    ("lung_", "left lung"),
 )
 """Names of TotalSegmentator's labels that are one organ's parts here; the first pattern that is found counts."""
 FOLDERS = ("healthy/totalsegmentator", "atlas/spl_abdominal")

@@ -148,8 +148,6 @@ def prepare(image: MetaTensor, modality: str, spacing: float = 3.0) -> MetaTenso
     Percentiles of MR are taken from the scan as it was read: resampling would smooth the brightest voxels away.
     """
     network_input = MetaTensor(normalize(image, modality), affine=image.affine)
-    if modality == "CT":  # outside the field of view is air, in both windows zero
-        return resample(spacing)(network_input)
     return resample(spacing)(network_input)
 
 
