@@ -96,3 +96,56 @@ def test_bundle_inferer_paints_prompts_by_number():
 
 def test_an_untouched_drop_down_sends_a_list():
     assert PromptedSlidingWindowInferer(["tumor", "cyst"]).prompt == "tumor"
+
+
+class Zoomed(Threshold):
+    """Looks on three grids; what it has seen of each is counted."""
+
+    zooms = (1.5, 1.0, 0.75)
+
+
+def test_several_grids_agree_on_a_lesion_that_all_of_them_show():
+    image = volume(20, 33, 17)
+    result = segment_volume(Zoomed(), image, parse("tumor"))
+    mask, truth = result.probabilities[0] >= 0.5, image[0] > 0.5
+    assert result.probabilities.shape == (1, 20, 33, 17)
+    assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.85
+    shifted = [(m.nonzero().float().mean(0)) for m in (mask, truth)]
+    assert torch.allclose(*shifted, atol=0.3)  # no grid moves it
+
+
+def test_features_of_several_grids_are_kept_and_progress_counts_all():
+    image, model, seen = volume(20, 33, 17), Zoomed(), []
+    features = encode_volume(model, image, progress=lambda k, n: seen.append((k, n)))
+    assert {w.zoom for w in features.windows} == set(model.zooms)
+    counts = [len(window_slices(shape, 16, 0.5)) for shape in ((30, 50, 26), (20, 33, 17), (16, 25, 16))]
+    assert seen[-1] == (sum(counts), sum(counts)) and model.encoded == len(features.windows)
+    kept = segment_volume(model, image, parse("tumor"), features=features)
+    assert torch.equal(kept.probabilities, segment_volume(model, image, parse("tumor")).probabilities)
+
+
+class FineOnly(Segmenter):
+    """Finds its lesion, with a probability of 0.8, on its first grid alone; on the second it says 0.05."""
+
+    patch, spacing, zooms = 16, 4.0, (1.25, 1.0)
+
+    def __init__(self, theta, fine):
+        super().__init__()
+        self.theta, self.fine, self.anything = theta, fine, torch.nn.Parameter(torch.zeros(1))
+
+    def encode_image(self, image):
+        self.fine -= 1
+        return {"p": torch.full_like(image[:, :1], 0.8 if self.fine >= 0 else 0.05)}
+
+    def segment(self, features, prompts):
+        threshold = torch.logit(torch.tensor(self.theta))
+        return Segmentation(torch.logit(features["p"]) - threshold, features["p"].flatten(2).amax(2))
+
+
+@pytest.mark.parametrize(("theta", "painted"), [(0.4, True), (0.45, False)])
+def test_grids_are_averaged_as_probabilities_before_theta_counts(theta, painted):
+    fine = len(window_slices((20, 20, 20), 16, 0.5))
+    result = segment_volume(FineOnly(theta, fine), torch.rand(2, 16, 16, 16), parse("tumor"))
+    assert result.found == [painted]  # (0.8 + 0.05) / 2 lies between both thetas
+    assert bool((result.probabilities[0] >= 0.5).all()) == painted
+    assert result.scores[0] == pytest.approx(0.425, abs=1e-3)

@@ -3,6 +3,9 @@
 Image features are computed once a window, whatever the number of prompts, and may be kept for the next prompt. Tokens
 of neighbouring windows have nothing to do with one another, so windows are blended on the maps of each prompt
 (Malenia 3.7, item 5), with the Gaussian weights of MONAI's sliding-window inference.
+
+A method may look at a scan on several grids (`Segmenter.zooms`): a window on a coarse one sees a whole large mass, one on
+a fine one what a small mass is made of. The answers of all grids are averaged on the scan's own.
 """
 
 from __future__ import annotations
@@ -13,11 +16,12 @@ from dataclasses import dataclass, field
 import psutil
 import torch
 import torch.nn.functional as F
-from monai.data.utils import compute_importance_map, dense_patch_slices
+from monai.data.utils import dense_patch_slices
 from monai.inferers import Inferer
-from monai.utils import BlendMode, convert_to_dst_type
+from monai.utils import convert_to_dst_type
 from torch import Tensor
 
+from .blending import Canvases, padded_shape, resized, zoomed_shape
 from .prompts import Prompt, parse
 from .segmenter import Segmentation, Segmenter
 
@@ -26,10 +30,11 @@ Progress = Callable[[int, int], None]
 
 @dataclass
 class Window:
-    """Features of one window and where it lies in the padded scan."""
+    """Features of one window and where it lies in the zoomed and padded scan."""
 
     slices: tuple[slice, slice, slice]
     features: dict[str, Tensor]
+    zoom: float = 1.0  # of the scan's grid: 2 has voxels of half the edge
 
 
 @dataclass
@@ -37,8 +42,6 @@ class VolumeFeatures:
     """All that is kept of a scan between prompts."""
 
     windows: list[Window]
-    shape: tuple[int, int, int]  # of the scan, before padding
-    padded: tuple[int, int, int]
 
 
 @dataclass
@@ -76,24 +79,29 @@ def window_slices(shape: Sequence[int], patch: int, overlap: float) -> list[tupl
 
 def pad(image: Tensor, patch: int) -> Tensor:
     """Pad (C, X, Y, Z) at the far ends to at least one window an edge; what is added is air."""
-    missing = [max(0, patch - n) for n in image.shape[1:]]
+    missing = [want - n for want, n in zip(padded_shape(image.shape[1:], patch), image.shape[1:], strict=True)]
     return F.pad(image, (0, missing[2], 0, missing[1], 0, missing[0]))
 
 
 def windows_of(model: Segmenter, image: Tensor, overlap: float, progress: Progress | None = None) -> Iterator[Window]:
-    """Encode an image (C, X, Y, Z), padded already, window by window.
+    """Encode an image (C, X, Y, Z) window by window, on each grid of `Segmenter.zooms`.
 
     Windows that hold nothing but air are skipped: there is no lesion outside the body.
     """
     device = next(model.parameters()).device
-    slices = window_slices(image.shape[1:], model.patch, overlap)
-    for k, part in enumerate(slices):
-        window = image[(slice(None), *part)]
+    parts = [
+        (zoom, padded, part)
+        for zoom in model.zooms
+        for padded in (pad(resized(image, zoomed_shape(image.shape[1:], zoom)), model.patch),)
+        for part in window_slices(padded.shape[1:], model.patch, overlap)
+    ]
+    for k, (zoom, padded, part) in enumerate(parts):
+        window = padded[(slice(None), *part)]
         if window.amax() - window.amin() > 1e-3:
             features = model.encode_image(window[None].to(device))
-            yield Window(part, model.compact(features))
+            yield Window(part, model.compact(features), zoom)
         if progress is not None:
-            progress(k + 1, len(slices))
+            progress(k + 1, len(parts))
 
 
 @torch.inference_mode()
@@ -106,32 +114,16 @@ def encode_volume(
     plan: MemoryPlan | None = None,
 ) -> VolumeFeatures | None:
     """Features of a prepared scan (C, X, Y, Z), or None when they would not fit in memory."""
-    padded = pad(torch.as_tensor(image), model.patch)
-    count = len(window_slices(padded.shape[1:], model.patch, overlap))
+    image = torch.as_tensor(image)
+    shapes = [padded_shape(zoomed_shape(image.shape[1:], zoom), model.patch) for zoom in model.zooms]
+    count = sum(len(window_slices(shape, model.patch, overlap)) for shape in shapes)
     plan, windows = plan or MemoryPlan(), []
-    for window in windows_of(model, padded, overlap, progress):
+    for window in windows_of(model, image, overlap, progress):
         windows.append(window)
         size = sum(f.numel() * f.element_size() for f in window.features.values())
         if len(windows) == 1 and not plan.keeps(count, size):
             return None
-    return VolumeFeatures(windows, tuple(image.shape[1:]), tuple(padded.shape[1:]))
-
-
-class _Canvas:
-    """Gaussian-weighted mean over windows of maps, by name; `channels` says how many of each."""
-
-    def __init__(self, channels: dict[str, int], shape: Sequence[int], patch: int) -> None:
-        self.maps = {name: torch.zeros(count, *shape) for name, count in channels.items()}
-        self.weight = torch.zeros(shape)
-        self.importance = compute_importance_map((patch,) * 3, mode=BlendMode.GAUSSIAN, sigma_scale=0.125)
-
-    def add(self, part: tuple[slice, ...], maps: dict[str, Tensor]) -> None:
-        for name, values in maps.items():
-            self.maps[name][(slice(None), *part)] += values.float().cpu() * self.importance
-        self.weight[part] += self.importance
-
-    def mean(self, name: str) -> Tensor:
-        return self.maps[name] / self.weight.clamp_min(1e-6)
+    return VolumeFeatures(windows)
 
 
 def _common(model: Segmenter, image: Tensor, overlap: float, features: VolumeFeatures | None) -> dict[str, Tensor]:
@@ -164,14 +156,14 @@ def segment_volume(
     """
     if not prompts:
         raise ValueError('no prompt was given: write what to look for, such as "liver tumor"')
-    image = pad(torch.as_tensor(prepared), model.patch)
+    image = torch.as_tensor(prepared)
     if features is None and model.whole_scan:
         features = encode_volume(model, prepared, overlap=overlap, progress=progress)
     common = _common(model, image, overlap, features)
     window_maps = model.blended
     channels = {"gated": len(prompts), "ungated": len(prompts), **dict.fromkeys(window_maps, 1)}
-    canvas = _Canvas(channels, image.shape[1:], model.patch)
-    scores = torch.zeros(len(prompts))
+    canvases = Canvases(model, channels, image.shape[1:])
+    best = {zoom: torch.zeros(len(prompts)) for zoom in model.zooms}
     attributes: list[dict] = [{} for _ in prompts]
     windows = features.windows if features is not None else windows_of(model, image, overlap, progress)
     for window in windows:
@@ -179,14 +171,14 @@ def segment_volume(
         gated = answer.logits.sigmoid()
         maps = {"gated": gated, "ungated": answer.extras.get("ungated", gated)}
         maps |= {name: answer.extras[name] for name in window_maps}
-        canvas.add(window.slices, {name: values[0] for name, values in maps.items()})
+        canvases.add(window, {name: values[0] for name, values in maps.items()})
         for p, score in enumerate(answer.scores[0].tolist()):
-            if score > scores[p]:
-                scores[p] = score
+            if score > max(float(scores[p]) for scores in best.values()):
                 attributes[p] = answer.attributes[p] if answer.attributes else {}
-    crop = tuple(slice(0, n) for n in prepared.shape[1:])
-    probabilities = canvas.mean("gated")[(slice(None), *crop)]
-    extras = {name: canvas.mean(name)[(slice(None), *crop)] for name in ("ungated", *window_maps)}
+            best[window.zoom][p] = max(score, float(best[window.zoom][p]))
+    scores = torch.stack(list(best.values())).mean(0)
+    probabilities = canvases.answer("gated")
+    extras = {"ungated": canvases.answer("ungated"), **{name: canvases.mean(name) for name in window_maps}}
     if model.second_look:
         probabilities, scores, extras = _complete(model, prepared, probabilities, scores, prompts, extras)
     voxel_ml = model.spacing**3 / 1000
@@ -220,13 +212,13 @@ def _complete(
 @torch.inference_mode()
 def organ_volume(model: Segmenter, prepared: Tensor, *, overlap: float = 0.5) -> Tensor:
     """Organs of a prepared scan (C, X, Y, Z) -> (1 + N, X, Y, Z): `Segmenter.organ_maps`, blended over windows."""
-    image = pad(torch.as_tensor(prepared), model.patch)
-    canvas = _Canvas({"organs": 1 + len(model.organ_names)}, image.shape[1:], model.patch)
+    image = torch.as_tensor(prepared)
+    canvases = Canvases(model, {"organs": 1 + len(model.organ_names)}, image.shape[1:])
     for window in windows_of(model, image, overlap):
-        canvas.add(window.slices, {"organs": model.organ_maps(window.features)[0]})
-    maps = canvas.mean("organs")
-    maps[0][canvas.weight == 0] = 1  # air, which no window has looked at
-    return maps[(slice(None), *(slice(0, n) for n in prepared.shape[1:]))]
+        canvases.add(window, {"organs": model.organ_maps(window.features)[0]})
+    maps = canvases.mean("organs")
+    maps[0][canvases.unseen] = 1  # air
+    return maps
 
 
 class PromptedSlidingWindowInferer(Inferer):

@@ -55,7 +55,7 @@ class Malenia(Segmenter):
         channels, mask_channels: of the backbone. dim: C. tokens: N. heads: attention heads. fusion_depth: layers of
         knowledge injection. text_dim: width of the text encoder. spacing: mm of the grid the network works on.
         patch: edge of the training patch and the inference window, in voxels. theta: probability from which a voxel is
-        painted.
+        painted. zooms: see `Segmenter`.
     """
 
     organ_names = tuple(ORGANS)
@@ -73,9 +73,11 @@ class Malenia(Segmenter):
         spacing: float = 3.0,
         patch: int = 64,
         theta: float = 0.3,
+        zooms: Sequence[float] = (1.0,),
     ) -> None:
         super().__init__()
         self.spacing, self.patch, self.theta = float(spacing), int(patch), float(theta)
+        self.zooms = tuple(float(z) for z in zooms)
         self.backbone = ResidualBackbone(2, channels, mask_channels)
         widths = self.backbone.feature_channels
         self.bank = AttributeBank(text_dim, dim)
