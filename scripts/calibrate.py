@@ -41,6 +41,8 @@ SEED = 5_500_000
 THETAS = "0.1,0.15,0.2,0.25,0.3,0.35,0.4,0.45,0.5,0.55,0.6,0.65,0.7,0.75,0.8,0.85,0.9,0.95,0.97,0.98,0.99,0.995"
 QUIET = 0.9
 """Share of healthy phantoms that must stay quiet: more than the half of a median, since more is found on real scans."""
+EXTENT = (240.0, 240.0, 208.0)
+"""mm of a phantom; on every method's grid the same."""
 EQUAL = 0.01
 """Of Dice: smaller differences are noise on so few phantoms."""
 ASKED = [("liver tumor", "liver tumor"), ("kidney tumor", "kidney tumor"), ("kidney cyst", "kidney cyst"),
@@ -63,7 +65,8 @@ console = Console()
 
 def encoded(model: Segmenter, seed: int, **arguments) -> tuple:
     """A phantom, prepared and encoded, with its truth on the same grid."""
-    phantom = generate(seed, shape=(60, 60, 52), spacing=model.spacing, **arguments)
+    shape = [round(mm / model.spacing) for mm in EXTENT]
+    phantom = generate(seed, shape=shape, spacing=model.spacing, **arguments)
     scan = MetaTensor(phantom.image, affine=np.diag([model.spacing] * 3 + [1.0]))
     image = prepare(scan, phantom.modality, model.spacing).as_tensor()
     return image, encode_volume(model, image), phantom

@@ -41,7 +41,8 @@ from zerotumor.uncertainty import FLOOR, PASSES, assess
 from zerotumor.volumes import write_atomically
 
 SEED = 7_000_000
-SHAPE = (60, 48, 48)
+EXTENT = (240.0, 192.0, 192.0)
+"""mm of a phantom; on every method's grid the same."""
 ASKED = [  # category, prompt; a third has nothing to be found
     ("liver tumor", "liver tumor"), ("pancreatic tumor", "pancreatic tumor"), ("healthy", "liver tumor"),
     ("kidney cyst", "kidney cyst"), ("soft tissue sarcoma", "soft tissue sarcoma"), ("healthy", "soft tissue sarcoma"),
@@ -60,8 +61,9 @@ def measure_one(model: Segmenter, k: int, passes: int) -> tuple[Counts, dict]:
     region = REGIONS[text] if category == "healthy" else None
     if category == "lung tumor":
         modality = "CT"
+    shape = [round(mm / model.spacing) for mm in EXTENT]
     phantom = generate(
-        SEED + k, shape=SHAPE, spacing=model.spacing, category=category, modality=modality, region=region
+        SEED + k, shape=shape, spacing=model.spacing, category=category, modality=modality, region=region
     )
     scan = MetaTensor(phantom.image, affine=np.diag([*phantom.spacing, 1.0]))
     encoded = encode_scan(model, scan, modality=modality)

@@ -14,7 +14,7 @@ from monai.data import MetaTensor
 from monai.transforms import SpatialResample
 from torch import Tensor
 
-from .inferer import Progress, VolumeFeatures, VolumeResult, encode_volume, segment_volume
+from .inferer import OVERLAP, Progress, VolumeFeatures, VolumeResult, encode_volume, segment_volume
 from .prompts import Prompt, parse
 from .report import describe_prompt
 from .segmenter import Segmenter
@@ -86,7 +86,7 @@ def segment_scan(
     modality: str | None = None,
     keep_probabilities: bool = False,
     keep: Sequence[str] = (),
-    overlap: float = 0.5,
+    overlap: float = OVERLAP,
     progress: Progress | None = None,
 ) -> ScanResult:
     """Segment a scan for P prompts.

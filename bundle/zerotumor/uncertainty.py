@@ -23,7 +23,7 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from .calibration import Calibration, read
-from .inferer import VolumeResult, segment_volume
+from .inferer import OVERLAP, VolumeResult, segment_volume
 from .pipeline import EncodedScan, encode_scan, to_grid
 from .prompts import Prompt, parse
 from .segmenter import Segmenter
@@ -87,7 +87,7 @@ def assess(
     passes: int = PASSES,
     seed: int = 0,
     calibration: Calibration | None = None,
-    overlap: float = 0.5,
+    overlap: float = OVERLAP,
     plain: VolumeResult | None = None,
 ) -> list[Uncertainty]:
     """How unsure a method is of each of P prompts.

@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import HTTPException
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
+from zerotumor.inferer import OVERLAP
 from zerotumor.prompts import MAX_LENGTH
 from zerotumor.segmenter import METHODS
 from zerotumor.uncertainty import PASSES
@@ -87,7 +88,7 @@ class TumorOptions(Options):
     prompt: Annotated[str, BeforeValidator(_first), Field(max_length=MAX_PROMPTS * (MAX_LENGTH + 2))] = "tumor"
     label_prompt: Annotated[list[int], Field(max_length=MAX_PROMPTS)] | None = None
     quality: Choice = ""  # fast, standard or best, for methods that know these; others pay no attention
-    overlap: Annotated[float, Field(ge=0, le=0.8)] = 0.5
+    overlap: Annotated[float, Field(ge=0, le=0.8)] = OVERLAP
     uncertainty: bool = False  # look several times and ask the other methods, too
     passes: Annotated[int, Field(ge=0, le=16)] = PASSES  # looks for that, besides the plain one
     map: Annotated[Choice, Field(max_length=40)] = ""  # "uncertainty", or one of the method's, in place of the labels

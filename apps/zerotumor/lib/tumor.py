@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from torch import Tensor
 
-from zerotumor.inferer import VolumeResult
+from zerotumor.inferer import OVERLAP, VolumeResult
 from zerotumor.maps import summaries
 from zerotumor.pipeline import EncodedScan, segment_scan
 from zerotumor.prompts import Prompt, PromptError, asks_for_anomaly, parse
@@ -54,7 +54,7 @@ class Tumor(InferTask):
             labels=offered(engine.methods()),
             dimension=3,
             description="Find what you describe: write it into the prompt, several separated by ';'",
-            config={"prompt": "tumor", "method": engine.methods(), "modality": ["auto", "CT", "MR"], "overlap": 0.5,
+            config={"prompt": "tumor", "method": engine.methods(), "modality": ["auto", "CT", "MR"], "overlap": OVERLAP,
                     "version": [LATEST, STARTER], "uncertainty": False,
                     **({"quality": list(QUALITIES)} if any(class_of(m).qualities for m in engine.methods()) else {})},
         )  # fmt: skip
