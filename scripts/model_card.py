@@ -182,15 +182,16 @@ def card(records: list[dict], organs: list[dict], record: dict, method: str) -> 
     seen = ", ".join(lesion.name for lesion in lesions(seen=True))
     facts = "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in trained.items())
     real = trained.get("healthy_scans", [])
-    material = "Phantoms, and lesions drawn in a healthy scan." if real else "Phantoms alone."
+    material = "Phantoms, and lesions drawn in real anatomy." if real else "Phantoms alone."
     seconds = [r["seconds"] for r in own] or [float("nan")]
+    grids = [round(record["config"].get("spacing", 3.0) / zoom, 1) for zoom in record["config"].get("zooms", [1.0])]
     return f"""# Model card: starter weights of {method}
 
 Written by `scripts/model_card.py`. **Research only; not a medical device.**
 
 ## What it is
 
-A small {method} network ({record["config"]}) on a grid of {record["config"].get("spacing", 3.0)} mm, text encoder
+A small {method} network ({record["config"]}) on a grid of {" and one of ".join(f"{mm} mm" for mm in grids)}, text encoder
 `{record["text_encoder"]["name"]}`. File `models/{METHODS[method].weights}`, sha256 `{record["sha256"]}`.
 
 ## What it was trained on
@@ -217,7 +218,7 @@ Median time a scan and its prompts, on the CPU that measured: {median(seconds):.
 
 - The figures on real scans are the ones that matter; where they are low, the weights are a demonstration of the method.
 - A lesion's name and place come from attributes and from phantoms' anatomy; real anatomy differs.
-- Small lesions vanish on a {record["config"].get("spacing", 3.0)} mm grid.
+- Small lesions vanish on a {min(grids)} mm grid.
 """
 
 

@@ -37,7 +37,7 @@ def weights(tmp_path_factory):
 
 
 def test_measure_write_read(weights, tmp_path, monkeypatch):
-    monkeypatch.setattr(calibrate_uncertainty, "SHAPE", (32, 32, 32))
+    monkeypatch.setattr(calibrate_uncertainty, "EXTENT", (192.0, 192.0, 192.0))
     out, picture = tmp_path / "uncertainty.json", tmp_path / "reliability.png"
     out.write_text(json.dumps({"weights": [{"weights_sha256": "others"}]}))
     page = tmp_path / "page.md"
