@@ -36,7 +36,7 @@ NOTHING = {"weights_sha256": {}, "records": []}
 DEFAULT = next(iter(METHODS))
 """The method whose card is the bundle's."""
 FURTHER = {
-    "closed_set": "`closed_set` is a U-Net of the methods' size, trained on the same phantoms, for fewer steps than Malenia; "
+    "closed_set": "`closed_set` is a U-Net of the methods' size, trained on the same phantoms for fewer steps than Malenia; "
     "it does not read the prompt.",
     "ensemble": "`ensemble` is the mean of the probabilities of all methods that have weights.",
 }
