@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from zerotumor.inferer import MemoryPlan, PromptedSlidingWindowInferer, encode_volume, segment_volume, window_slices
+from zerotumor.inferer import (
+    OVERLAP,
+    MemoryPlan,
+    PromptedSlidingWindowInferer,
+    encode_volume,
+    segment_volume,
+    window_slices,
+)
 from zerotumor.prompts import parse
 from zerotumor.segmenter import Segmentation, Segmenter
 
@@ -84,7 +91,7 @@ def test_no_prompt_is_an_error():
 def test_progress_reaches_the_end():
     seen = []
     segment_volume(Threshold(), volume(20, 33, 17), parse("tumor"), progress=lambda k, n: seen.append((k, n)))
-    assert seen[-1][0] == seen[-1][1] == len(window_slices((20, 33, 17), 16, 0.5))
+    assert seen[-1][0] == seen[-1][1] == len(window_slices((20, 33, 17), 16, OVERLAP))
 
 
 def test_bundle_inferer_paints_prompts_by_number():
@@ -118,7 +125,7 @@ def test_features_of_several_grids_are_kept_and_progress_counts_all():
     image, model, seen = volume(20, 33, 17), Zoomed(), []
     features = encode_volume(model, image, progress=lambda k, n: seen.append((k, n)))
     assert {w.zoom for w in features.windows} == set(model.zooms)
-    counts = [len(window_slices(shape, 16, 0.5)) for shape in ((30, 50, 26), (20, 33, 17), (16, 25, 16))]
+    counts = [len(window_slices(shape, 16, OVERLAP)) for shape in ((30, 50, 26), (20, 33, 17), (16, 25, 16))]
     assert seen[-1] == (sum(counts), sum(counts)) and model.encoded == len(features.windows)
     kept = segment_volume(model, image, parse("tumor"), features=features)
     assert torch.equal(kept.probabilities, segment_volume(model, image, parse("tumor")).probabilities)
@@ -144,7 +151,7 @@ class FineOnly(Segmenter):
 
 @pytest.mark.parametrize(("theta", "painted"), [(0.4, True), (0.45, False)])
 def test_grids_are_averaged_as_probabilities_before_theta_counts(theta, painted):
-    fine = len(window_slices((20, 20, 20), 16, 0.5))
+    fine = len(window_slices((20, 20, 20), 16, OVERLAP))
     result = segment_volume(FineOnly(theta, fine), torch.rand(2, 16, 16, 16), parse("tumor"))
     assert result.found == [painted]  # (0.8 + 0.05) / 2 lies between both thetas
     assert bool((result.probabilities[0] >= 0.5).all()) == painted
