@@ -42,16 +42,16 @@ def average(method: str, paths: list[Path], out: Path) -> Path:
     for path, record in zip(paths, records, strict=True):
         if described(record) != described(records[0]):
             raise WeightsError(f"{path} is not of the same network as {paths[0]}: give runs of one configuration")
-    model = load(method, paths[-1])
-    states = [load(method, path).state_dict() for path in paths]
+    models = [load(method, path) for path in paths]
+    states = [model.state_dict() for model in models]
     mean = {
         name: torch.stack([s[name] for s in states]).mean(0) if value.is_floating_point() else value
         for name, value in states[-1].items()
     }
-    model.load_state_dict(mean)
+    models[-1].load_state_dict(mean)
     record = {name: value for name, value in records[-1].items() if name not in ("sha256", "calibrated")}
     record["trained"] = {**record.get("trained", {}), "mean_of": [r["sha256"] for r in records]}
-    save_state(model, out / "model.pt", record)
+    save_state(models[-1], out / "model.pt", record)
     return out / "model.pt"
 
 

@@ -46,9 +46,7 @@ class Segmenter(nn.Module):
 
     spacing: float = 3.0  # mm of the isotropic grid
     patch: int = 64  # edge of the inference window, voxels
-    zooms: tuple[float, ...] = (
-        1.0,
-    )  # grids that a whole scan is looked at on, each so many times as fine as `spacing`
+    zooms: tuple[float, ...] = (1.0,)  # grids that a scan is looked at on, so many times as fine as `spacing`
     theta: float = 0.5  # a prompt whose best score is lower has found nothing
     encoder: TextEncoder | None = None  # for words outside the vocabulary; set by `load`
     weights_sha256: str = "untrained"
