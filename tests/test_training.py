@@ -4,12 +4,15 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 import torch
 from monai.bundle import ConfigParser
 
 from zerotumor.malenia.attributes import NAMES, value_index
+from zerotumor.phantom import generate
 from zerotumor.training import (
     FAINT,
+    FLAT,
     GeneratePhantom,
     RandAppearance,
     RandMirror,
@@ -46,6 +49,27 @@ def test_faint_lesions_come_after_the_others_with_seeds_of_their_own():
     assert [r["seed"] for r in records] == list(range(3, 63)) and records[:20] == phantom_datalist(20, start=3)
     assert all(FAINT[0] <= r["difficulty"] <= FAINT[1] for r in records[20:])
     assert max(r["difficulty"] for r in records) > 1.3
+
+
+def test_limbs_with_masses_in_muscle_come_last_some_flat_some_healthy():
+    records = phantom_datalist(4, start=3, faint=2, limbs=45)
+    limbs = records[6:]
+    assert [r["seed"] for r in records] == list(range(3, 54)) and records[:6] == phantom_datalist(4, start=3, faint=2)
+    assert {r["region"] for r in limbs} == {"limb"} and sum(r["modality"] == "MR" for r in limbs) == 30
+    assert sum(r["category"] == "healthy" for r in limbs) == 9
+    flat = [r["flatness"] for r in limbs if r.get("flatness", 1.0) < 1.0]
+    assert 10 <= len(flat) <= 15 and all(FLAT[0] <= f <= FLAT[1] for f in flat)
+
+
+@pytest.mark.parametrize("modality", ["CT", "MR"])
+def test_a_record_says_which_body_and_modality_a_sample_has(modality):
+    record = {"seed": 9, "difficulty": 0.6, "region": "limb", "modality": modality, "category": "abstract lesion"}
+    data = GeneratePhantom((24, 24, 24), 8.0)({**record, "organ": "muscle", "flatness": 0.4})
+    organs = {ORGANS["muscle"].index, ORGANS["bone"].index, ORGANS["fat"].index}
+    assert set(data["organs"].unique().tolist()) <= {0, *organs} and data["lesions"].any()
+    direct = generate(9, shape=(24,) * 3, spacing=8.0, difficulty=0.6, organ="muscle", flatness=0.4,
+                      region="limb", modality=modality, category="abstract lesion")  # fmt: skip
+    assert torch.equal(data["lesions"], direct.lesions.to(torch.uint8)) and direct.modality == modality
 
 
 def test_a_phantom_becomes_a_sample():

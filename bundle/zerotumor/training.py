@@ -41,20 +41,27 @@ MIRRORED = {
 FAINT = (0.6, 1.4)
 """Difficulty of phantoms whose lesions hardly differ from what is around them, as many sarcomas do on T1."""
 
+FLAT = (0.3, 0.6)
+"""Thickness of flat masses, as those along a bone."""
+
 
 def phantom_datalist(
-    count: int, start: int = 0, difficulty: tuple[float, float] = (0.0, 0.75), faint: int = 0
+    count: int, start: int = 0, difficulty: tuple[float, float] = (0.0, 0.75), faint: int = 0, limbs: int = 0
 ) -> list[dict]:
     """One record a phantom: its seed and a difficulty, spread evenly over the range by the golden ratio.
 
-    After `count` of them come `faint` more of the range FAINT.
+    After `count` of them come `faint` more of the range FAINT, and `limbs` as faint with a mass in muscle, every third flat,
+    two of three on MR; every fifth limb is healthy.
     """
     records = []
-    for (low, high), seeds in (
-        (difficulty, range(start, start + count)),
-        (FAINT, range(start + count, start + count + faint)),
-    ):
+    for (low, high), number in ((difficulty, count), (FAINT, faint), (FAINT, limbs)):
+        seeds = range(start + len(records), start + len(records) + number)
         records += [{"seed": s, "difficulty": low + (high - low) * (s * 0.618034 % 1)} for s in seeds]
+    for k, record in enumerate(records[count + faint :]):
+        record |= {"region": "limb", "modality": "CT" if k % 3 == 0 else "MR", "category": "healthy"}
+        if k % 5:
+            flatness = FLAT[0] + (FLAT[1] - FLAT[0]) * (k * 0.754878 % 1) if k % 9 in (1, 5, 6) else 1.0
+            record |= {"category": "abstract lesion", "organ": "muscle", "flatness": flatness}
     return records
 
 
@@ -83,9 +90,12 @@ class GeneratePhantom(Transform):
             shape=self.shape,
             spacing=self.spacing,
             difficulty=float(data.get("difficulty", 1.0)),
+            region=data.get("region"),
+            modality=data.get("modality"),
             category=data.get("category"),
             scan=read_healthy(data["image"], data["label"]) if "image" in data else None,
             organ=data.get("organ"),
+            flatness=float(data.get("flatness", 1.0)),
         )
         records = sorted(phantom.records, key=lambda r: r.instance)
         values = [[value_index(n, r.attributes[n]) if n in r.attributes else -1 for n in NAMES] for r in records]

@@ -177,3 +177,39 @@ def test_spacing_may_differ_by_axis():
 def test_what_cannot_be_drawn_says_why(arguments, words):
     with pytest.raises(PhantomError, match=words):
         generate(0, **{**TINY, **arguments})
+
+
+def extents(mask):
+    """Standard deviations of a mask's places along its own axes, smallest first, voxels."""
+    return torch.linalg.eigvalsh(torch.cov(mask.nonzero().T.float())).clamp_min(0).sqrt()
+
+
+def test_flat_masses_are_thin_and_hold_about_as_much():
+    ratios, volumes = {1.0: [], 0.35: []}, {1.0: 0, 0.35: 0}
+    for seed in range(12):
+        for flatness in ratios:
+            phantom = generate(
+                seed, shape=(64,) * 3, spacing=3.0, region="abstract", category="abstract lesion", modality="MR",
+                difficulty=0.5, flatness=flatness,
+            )  # fmt: skip
+            first = phantom.lesions[0] == 1
+            if int(first.sum()) > 200:
+                thin, _, wide = extents(first)
+                ratios[flatness].append(float(thin / wide))
+                volumes[flatness] += int(first.sum())
+    assert min(map(len, ratios.values())) >= 8
+    means = {f: sum(r) / len(r) for f, r in ratios.items()}
+    assert means[0.35] < 0.7 * means[1.0]
+    assert 0.4 < volumes[0.35] / volumes[1.0] < 2.0
+
+
+def test_truth_ends_where_the_picture_ends():
+    cut = 0
+    for seed in range(60):
+        phantom = generate(
+            seed, shape=(24,) * 3, spacing=8.0, region="limb", category="soft tissue sarcoma", modality="MR"
+        )
+        empty = phantom.image == 0
+        cut += bool(empty.any())
+        assert not (empty & (phantom.lesions > 0)).any(), seed
+    assert cut >= 5, "some fields of view are cut"

@@ -75,17 +75,22 @@ def draw_attributes(draw: Draw, lesion: Lesion, host: str, modality: str, contra
 class Shape:
     """Outline of a lesion as distance in mm, from its shape, surface and size."""
 
-    def __init__(self, draw: Draw, center: list[float], diameter: float, attributes: dict[str, str]) -> None:
+    def __init__(
+        self, draw: Draw, center: list[float], diameter: float, attributes: dict[str, str], flatness: float = 1.0
+    ) -> None:
         radius = diameter / 2
         round_ = attributes["shape"] == "round-like"
         spread = (0.86, 1.14) if round_ else (0.6, 1.35)
         self.center, self.radius = center, radius
-        self.parts = [(center, [radius * draw.uniform(*spread) for _ in range(3)], draw.rotation())]
+        thin, wide = flatness, flatness**-0.5
+        axes = [radius * f * draw.uniform(*spread) for f in (thin, wide, wide)]
+        self.parts = [(center, axes, draw.rotation())]
         if not round_:
             for _ in range(draw.integer(1, 3)):
                 shifted = [c + draw.normal(0, 0.45) * radius for c in center]
                 radii = [radius * draw.uniform(0.35, 0.75) for _ in range(3)]
-                self.parts.append((shifted, radii, draw.rotation()))
+                radii[0] *= flatness
+                self.parts.append((shifted, radii, draw.rotation() if flatness == 1 else self.parts[0][2]))
         self.rough = draw.uniform(0.02, 0.07) if round_ else draw.uniform(0.12, 0.28)
         self.coarse, self.fine = Noise(draw, max(6.0, radius * 0.8)), Noise(draw, max(3.5, radius * 0.3))
         ill = attributes["surface"] == "ill-defined"
@@ -169,6 +174,7 @@ def insert(
     modality: str,
     contrast: str,
     difficulty: float,
+    flatness: float = 1.0,
 ) -> tuple[Tensor, Tensor, dict[str, str]]:
     """Draw one lesion into a map of tissue means.
 
@@ -179,7 +185,7 @@ def insert(
     attributes = draw_attributes(draw, lesion, host, modality, contrast)
     if host not in lesion.hosts:
         del attributes["location"]  # it lies anywhere: its place says nothing of it
-    shape = Shape(draw, center, diameter, attributes)
+    shape = Shape(draw, center, diameter, attributes, flatness)
     distance = shape.distance(points)
     # A logistic edge with its endless tails cut: a trace of a lesion would show against lung or fat far away.
     alpha = ((torch.sigmoid(-distance / shape.soft) - 0.08) / 0.84).clamp(0, 1)

@@ -70,6 +70,7 @@ def generate(
     device: torch.device | str = "cpu",
     scan: HealthyScan | None = None,
     organ: str | None = None,
+    flatness: float = 1.0,
 ) -> Phantom:
     """A phantom as a pure function of its arguments.
 
@@ -79,6 +80,7 @@ def generate(
         difficulty: 0 draws large and clear lesions, 1 the whole range, 1.4 the same sizes at under half the contrast.
         scan: a healthy scan to take the body from, of REGION.
         organ: where a lesion that may lie anywhere, or the center of a healthy scan, is to be, if the body has it.
+        flatness: factor on a lesion's thickness, 0..1; the volume stays about the same.
 
     Raises:
         PhantomError: no such category, region or modality, or the region has no host organ for the category.
@@ -96,7 +98,7 @@ def generate(
     spacing = (float(spacing),) * 3 if isinstance(spacing, int | float) else tuple(map(float, spacing))
     contrast = draw.choice(CONTRASTS[modality])
     make = scan.body if scan else BODIES[region]
-    return _scan(draw, category, modality, contrast, make, organ, tuple(shape), spacing, difficulty, seed)
+    return _scan(draw, category, modality, contrast, make, organ, tuple(shape), spacing, difficulty, flatness, seed)
 
 
 def category_of(seed: int, region: str | None = None) -> str:
@@ -136,7 +138,7 @@ def _region(draw: Draw, category: str) -> str:
 
 def _scan(
     draw: Draw, category: str, modality: str, contrast: str, make: Callable[[Draw], Body],
-    organ: str | None, shape: tuple, spacing: tuple, difficulty: float, seed: int,
+    organ: str | None, shape: tuple, spacing: tuple, difficulty: float, flatness: float, seed: int,
 ) -> Phantom:  # fmt: skip
     body, places, room = _subject(draw, make, category, organ)
     center = _center(draw, places[0], shape, spacing, healthy=category == "healthy")
@@ -160,9 +162,11 @@ def _scan(
         host, host_index = _host(anatomy, points, place, category)
         changed, mask, attributes = insert(
             draw, points, sick, means, anatomy.tissue, anatomy.organs, host, host_index, category, place, size,
-            modality, contrast, difficulty,
+            modality, contrast, difficulty, flatness,
         )  # fmt: skip
         mask &= instances == 0
+        if scanner.field_of_view is not None:
+            mask &= scanner.field_of_view  # what is not in the picture is no truth
         if int(mask.sum()) >= 3:
             sick = changed  # a lesion too small to be labeled is not left in the image either
             instances[mask] = len(records) + 1
