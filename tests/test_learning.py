@@ -137,10 +137,11 @@ def test_what_each_has_for_itself_is_not_said_where_the_method_finds_something(m
 @pytest.mark.parametrize(
     "overlaps, expected",
     [
-        ([(0.1, 0.4, 0.4), (0.5, 0.5, 0.7)], EVERYWHERE),  # better in both kinds of scans
-        ([(0.1, 0.4, 0.4), (0.5, 0.5, 0.3)], EMPTY),  # better where nothing is found, worse where something is
-        ([(0.1, 0.4, 0.4), (0.1, 0.4, 0.4)], EMPTY),  # nothing is known of scans where something is found
-        ([(0.5, 0.5, 0.3), (0.5, 0.5, 0.3)], EMPTY),  # and nothing of those where nothing is
+        ([(0.1, 0.4, 0.4), (0.5, 0.5, 0.7)] * 2, EVERYWHERE),  # better in both kinds of scans
+        ([(0.1, 0.4, 0.4), (0.5, 0.5, 0.7), (0.5, 0.5, 0.7)], EMPTY),  # the same, and too few to believe it
+        ([(0.1, 0.4, 0.4), (0.5, 0.5, 0.3)] * 2, EMPTY),  # better where nothing is found, worse where something is
+        ([(0.1, 0.4, 0.4), (0.1, 0.4, 0.4)] * 2, EMPTY),  # nothing is known of scans where something is found
+        ([(0.5, 0.5, 0.3), (0.5, 0.5, 0.3)] * 2, EMPTY),  # and nothing of those where nothing is
         ([(0.3, 0.27, 0.27), (0.5, 0.5, 0.5)], EMPTY),  # nothing can get much worse there
         ([(0.3, 0.1, 0.1), (0.5, 0.5, 0.5)], None),
     ],

@@ -27,6 +27,9 @@ LEAST = 0.005
 MOST = 0.05
 """Soft Dice that may be lost in scans where the method finds nothing: there its mask is empty, and cannot get worse."""
 
+ENOUGH = 4
+"""Scans that it takes to show that an adapter is better in any case: what two or three have in common may be chance."""
+
 
 @dataclass(frozen=True)
 class HeldOut:
@@ -83,10 +86,10 @@ def means(held: Sequence[HeldOut]) -> dict[str, float]:
 def scope(held: Sequence[HeldOut]) -> str | None:
     """In which scans an adapter is to speak: `Learned.where`, or None where it does harm.
 
-    EVERYWHERE has to be shown to be better. EMPTY is the rule, and has only to do no harm: none of the corrected scans may
+    EVERYWHERE has to be shown to be better, by ENOUGH scans. EMPTY is the rule, and has only to do no harm: none of the corrected scans may
     be one where the method finds nothing.
     """
     mean = means(held)
-    if mean[EVERYWHERE] >= max(mean["before"], mean[EMPTY]) + LEAST:
+    if len(held) >= ENOUGH and mean[EVERYWHERE] >= max(mean["before"], mean[EMPTY]) + LEAST:
         return EVERYWHERE
     return EMPTY if mean[EMPTY] > mean["before"] - MOST else None
