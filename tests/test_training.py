@@ -1,6 +1,7 @@
 """Samples and batches for training."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ from zerotumor.phantom import generate
 from zerotumor.training import (
     FAINT,
     FLAT,
+    MASSES,
     GeneratePhantom,
     RandAppearance,
     RandMirror,
@@ -51,14 +53,18 @@ def test_faint_lesions_come_after_the_others_with_seeds_of_their_own():
     assert max(r["difficulty"] for r in records) > 1.3
 
 
-def test_limbs_with_masses_in_muscle_come_last_some_flat_some_healthy():
-    records = phantom_datalist(4, start=3, faint=2, limbs=45)
-    limbs = records[6:]
-    assert [r["seed"] for r in records] == list(range(3, 54)) and records[:6] == phantom_datalist(4, start=3, faint=2)
-    assert {r["region"] for r in limbs} == {"limb"} and sum(r["modality"] == "MR" for r in limbs) == 30
-    assert sum(r["category"] == "healthy" for r in limbs) == 9
-    flat = [r["flatness"] for r in limbs if r.get("flatness", 1.0) < 1.0]
-    assert 10 <= len(flat) <= 15 and all(FLAT[0] <= f <= FLAT[1] for f in flat)
+def test_masses_come_last_by_region_some_flat_some_healthy():
+    wanted = {"limb": 45, "head": 30, "chest": 60}
+    records = phantom_datalist(4, start=3, faint=2, masses=wanted)
+    masses = records[6:]
+    assert [r["seed"] for r in records] == list(range(3, 144)) and records[:6] == phantom_datalist(4, start=3, faint=2)
+    assert Counter(r["region"] for r in masses) == wanted
+    assert Counter(r["region"] for r in masses if r["modality"] == "CT") == {"limb": 15, "head": 5, "chest": 45}
+    sick = [r for r in masses if r["category"] != "healthy"]
+    assert len(sick) == 108 and all(r["organ"] in MASSES[r["region"]].organs for r in sick)
+    assert {r["organ"] for r in sick if r["region"] == "chest"} == {"left lung", "right lung", "mediastinum"}
+    flat = [r["flatness"] for r in sick if r["flatness"] < 1]
+    assert 30 <= len(flat) <= 42 and all(FLAT[0] <= f <= FLAT[1] for f in flat)
 
 
 @pytest.mark.parametrize("modality", ["CT", "MR"])

@@ -86,8 +86,8 @@ def means(held: Sequence[HeldOut]) -> dict[str, float]:
 def scope(held: Sequence[HeldOut]) -> str | None:
     """In which scans an adapter is to speak: `Learned.where`, or None where it does harm.
 
-    EVERYWHERE has to be shown to be better, by ENOUGH scans. EMPTY is the rule, and has only to do no harm: none of the corrected scans may
-    be one where the method finds nothing.
+    EVERYWHERE has to be shown to be better, by ENOUGH scans. EMPTY is the rule, and has only to do no harm: none of the
+    corrected scans may be one where the method finds nothing.
     """
     mean = means(held)
     if len(held) >= ENOUGH and mean[EVERYWHERE] >= max(mean["before"], mean[EMPTY]) + LEAST:
