@@ -96,6 +96,9 @@ class Budget:
 FAINT = {"train_faint": 2800, "workers": 1}
 DRAWN = {"train_healthy": 1600}
 """Lesions drawn in real healthy scans, beside the phantoms; none where the scans are not there."""
+MASSES = {"train_masses::limb": 1200, "train_masses::head": 900, "train_masses::chest": 600}
+ADDED = ("train_faint", *MASSES)
+"""Overrides that say how many phantoms are made besides `Length.phantoms`."""
 TINY = {"network_config::channels": "[4,4,4,4,4]", "network_config::mask_channels": 2, "network_config::patch": 32,
         "network_config::spacing": 8.0, "workers": 0}  # fmt: skip
 TINY_PRIOR = {
@@ -114,7 +117,7 @@ BUDGETS = {
         "two cores, over hours", 100, 4, 32,
         {
             "malenia/dense": Length(8000, 4, 7200, 0.9, FAINT | DRAWN),
-            "malenia/whole": Length(3200, 4, 7200, 1.9, FAINT | DRAWN),
+            "malenia/whole": Length(3200, 4, 7200, 1.9, FAINT | DRAWN | MASSES),
             "refine/clicks": Length(3000, 4, 2400, 1.2),
             "zept/organs": Length(6000, 4, 2400, 1.6),
             "zept/tumors": Length(4000, 4, 2400, 1.6),
@@ -122,7 +125,7 @@ BUDGETS = {
             "diffugts/unet": Length(6000, 4, 2400, 1.0),
             "diffugts/attention": Length(10000, 2, 2400, 1.0),  # phantoms and their twins
             "diffugts/residual": Length(2000, 4, 600, 1.0),
-            "closed_set/whole": Length(3200, 4, 7200, 0.8, FAINT | DRAWN),  # as many as Malenia's second stage
+            "closed_set/whole": Length(3200, 4, 7200, 0.8, FAINT | DRAWN | MASSES),  # as many as Malenia's second stage
         },
         40, None, 24, 4, None,
     ),
@@ -130,7 +133,7 @@ BUDGETS = {
         "25 minutes of one data-center GPU", 100, 5, 32,
         {
             "malenia/dense": Length(3000, 8, 3200, 0.05, GPU_FAINT),
-            "malenia/whole": Length(1200, 8, 3200, 0.15, GPU_FAINT),
+            "malenia/whole": Length(1200, 8, 3200, 0.15, GPU_FAINT | MASSES),
             "refine/clicks": Length(800, 8, 1600, 0.2, {"workers": 12}),
             "zept/organs": Length(1200, 8, 2400, 0.12, {"workers": 12}),
             "zept/tumors": Length(800, 8, 2400, 0.12, {"workers": 12}),
@@ -138,7 +141,7 @@ BUDGETS = {
             "diffugts/unet": Length(3000, 16, 600, 0.05),  # these are made in the process that trains
             "diffugts/attention": Length(3000, 4, 600, 0.08),  # these are made in the process that trains
             "diffugts/residual": Length(400, 8, 160, 0.1),
-            "closed_set/whole": Length(1200, 8, 3200, 0.04, GPU_FAINT),
+            "closed_set/whole": Length(1200, 8, 3200, 0.04, GPU_FAINT | MASSES),
         },
         40, None, 24, 4, None,
     ),

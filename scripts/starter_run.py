@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from starter_plan import BUDGETS, STAGES, Budget, Stage, Tool
+from starter_plan import ADDED, BUDGETS, STAGES, Budget, Stage, Tool
 
 from zerotumor.healthy import healthy_files
 from zerotumor.pause import PAUSED
@@ -237,7 +237,7 @@ def measuring(budget: Budget, steps: int) -> Budget:
     """The same networks and batches for three short epochs: the first makes the phantoms, the second is timed."""
     stages = {}
     for name, length in budget.stages.items():
-        more = {k: v for k, v in length.more.items() if k != "train_faint"} | {"saver::n_saved": 3}
+        more = {k: v for k, v in length.more.items() if k not in ADDED} | {"saver::n_saved": 3}
         stages[name] = replace(length, steps=3 * steps, phantoms=length.batch * steps, more=more)
     return replace(budget, epoch=steps, validate=3, val_count=2, stages=stages)
 
@@ -269,5 +269,5 @@ def hours(programme: Programme, stage: Stage, speeds: Mapping[str, Mapping[str, 
     left = (programme.epochs(stage) - begun) * programme.budget.epoch
     if known is None:
         return left * length.seconds / 3600, False
-    new = 0 if begun else length.phantoms + length.more.get("train_faint", 0)
+    new = 0 if begun else length.phantoms + sum(length.more.get(k, 0) for k in ADDED)
     return (left * known["step"] + new * known["phantom"]) / 3600, True

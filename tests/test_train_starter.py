@@ -16,7 +16,7 @@ import torch
 import train_starter
 import typer
 from monai.bundle import ConfigParser
-from starter_plan import BUDGETS, LAST, STAGES, TOOLS
+from starter_plan import ADDED, BUDGETS, LAST, STAGES, TOOLS
 from starter_run import BUNDLE, PAUSED, Programme, ProgrammeError, whole
 from typer.testing import CliRunner
 
@@ -80,7 +80,7 @@ def test_the_opponent_is_given_what_malenia_is_given():
     for budget in BUDGETS.values():
         second, own = (budget.stages[n] for n in ("malenia/whole", "closed_set/whole"))
         assert (own.steps, own.batch, own.phantoms) == (second.steps, second.batch, second.phantoms)
-        assert all(own.more.get(key) == second.more.get(key) for key in ("train_faint", "train_healthy"))
+        assert all(own.more.get(key) == second.more.get(key) for key in ("train_healthy", *ADDED))
 
 
 @pytest.mark.parametrize("stage", STAGES, ids=lambda s: s.name)
@@ -249,7 +249,8 @@ def test_measuring_keeps_networks_and_batches():
         for stage, length in short.stages.items():
             usual = budget.stages[stage]
             assert length.batch == usual.batch and length.steps == 24 and length.phantoms == 8 * usual.batch, name
-            kept = {k: v for k, v in usual.more.items() if k != "train_faint"}
+            kept = {k: v for k, v in usual.more.items() if k not in ADDED}
+            assert not set(ADDED) & set(length.more)
             assert kept.items() <= length.more.items()
 
 
