@@ -139,6 +139,7 @@ def test_what_each_has_for_itself_is_not_said_where_the_method_finds_something(m
     [
         ([(0.1, 0.4, 0.4), (0.5, 0.5, 0.7)] * 2, EVERYWHERE),  # better in both kinds of scans
         ([(0.1, 0.4, 0.4), (0.5, 0.5, 0.7), (0.5, 0.5, 0.7)], EMPTY),  # the same, and too few to believe it
+        ([(0.5, 0.5, 0.9), (0.5, 0.5, 0.3)] * 2, EMPTY),  # better on the mean, and for half of them only
         ([(0.1, 0.4, 0.4), (0.5, 0.5, 0.3)] * 2, EMPTY),  # better where nothing is found, worse where something is
         ([(0.1, 0.4, 0.4), (0.1, 0.4, 0.4)] * 2, EMPTY),  # nothing is known of scans where something is found
         ([(0.5, 0.5, 0.3), (0.5, 0.5, 0.3)] * 2, EMPTY),  # and nothing of those where nothing is

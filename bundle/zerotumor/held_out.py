@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 
 import torch
 from torch import Tensor
@@ -86,10 +87,17 @@ def means(held: Sequence[HeldOut]) -> dict[str, float]:
 def scope(held: Sequence[HeldOut]) -> str | None:
     """In which scans an adapter is to speak: `Learned.where`, or None where it does harm.
 
-    EVERYWHERE has to be shown to be better, by ENOUGH scans. EMPTY is the rule, and has only to do no harm: none of the
-    corrected scans may be one where the method finds nothing.
+    EVERYWHERE has to be shown to be better, by ENOUGH scans and more than one standard error. EMPTY is the rule, and has
+    only to do no harm: none of the corrected scans may be one where the method finds nothing.
     """
-    mean = means(held)
-    if len(held) >= ENOUGH and mean[EVERYWHERE] >= max(mean["before"], mean[EMPTY]) + LEAST:
+    if len(held) >= ENOUGH and all(
+        _surely([h.everywhere - getattr(h, than) for h in held]) for than in ("before", EMPTY)
+    ):
         return EVERYWHERE
+    mean = means(held)
     return EMPTY if mean[EMPTY] > mean["before"] - MOST else None
+
+
+def _surely(gains: Sequence[float]) -> bool:
+    """Whether the mean is LEAST or more, and above its standard error (as in Breiman et al., CART, 1984)."""
+    return fmean(gains) >= max(LEAST, stdev(gains) / len(gains) ** 0.5)
