@@ -104,6 +104,11 @@ def held_out_ece(pairs: list[tuple[Curve, Counts]]) -> float:
     return sum(w * c.ece(curve) for w, (curve, c) in zip(weights, pairs, strict=True)) / max(sum(weights), 1.0)
 
 
+def worth_it(curve: Curve, before: float, after: float) -> Curve:
+    """A curve, or none where curves made what they were not fitted to no better."""
+    return curve if after < before else Curve()
+
+
 def correlation(a: list[float], b: list[float]) -> float:
     """Spearman's rank correlation; 0 where all values of one are the same."""
     return float(spearmanr(a, b).statistic) if len(set(a)) > 1 < len(set(b)) else 0.0
@@ -152,7 +157,7 @@ def section(record: dict, picture: Path, page: Path) -> list[str]:
         "from what was observed:",
         "", "| of | before | after |", "| --- | --- | --- |",
         *(f"| {name} | {f[before]:.3f} | {f[after]:.3f} |" for name, before, after in rows),
-        "", "\"After\" is each half of the phantoms, with the curve of the other half.", "",
+        "", "\"After\" is each half of the phantoms, with the curve of the other half. A curve that is no better so is not used.", "",
         f"![Reliability diagram]({os.path.relpath(picture, page.parent)})", "",
         "How well a part ranks scans by their error (Spearman's correlation with 1 - Dice): entropy "
         f"{f['error_by_entropy']:.2f}, perturbation {f['error_by_perturbation']:.2f}, novelty {f['error_by_novelty']:.2f}.",
@@ -205,7 +210,11 @@ def main(
     }  # fmt: skip
     figures = {k: round(v, 4) if isinstance(v, float) else v for k, v in figures.items()}
     figures["cases"] = [{k: round(v, 4) if isinstance(v, float) else v for k, v in c.items()} for c in cases]
-    calibration = Calibration(whole.fit(), total(case_parts).fit(), figures)
+    calibration = Calibration(
+        worth_it(whole.fit(), figures["ece_before"], figures["ece_after"]),
+        worth_it(total(case_parts).fit(), figures["case_ece_before"], figures["case_ece_after"]),
+        figures,
+    )
     record = record_of(calibration, model.weights_sha256)
     keep(record, out)
     draw(picture, whole.above(FLOOR), above(pairs), cases, calibration.case)

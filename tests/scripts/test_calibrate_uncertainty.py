@@ -9,7 +9,7 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from zerotumor.calibration import Counts, read
+from zerotumor.calibration import Counts, Curve, read
 from zerotumor.segmenter import build, load, save
 from zerotumor.text import load_text_encoder
 
@@ -65,6 +65,14 @@ def test_after_is_measured_on_what_was_not_fitted():
     halves = [Counts.of(said, torch.full((1000,), share)) for share in (0.1, 0.9)]
     assert [c.ece(c.fit()) for c in halves] == pytest.approx([0, 0], abs=1e-6)
     assert calibrate_uncertainty.held_out_ece(calibrate_uncertainty.crossed(halves)) == pytest.approx(0.8, abs=1e-6)
+
+
+def test_a_curve_that_makes_the_other_half_no_better_is_not_used():
+    curve = Curve((0.0, 0.5, 1.0), (0.0, 0.1, 0.2))
+    assert calibrate_uncertainty.worth_it(curve, before=0.2, after=0.1) is curve
+    for after in (0.2, 0.3):
+        left = calibrate_uncertainty.worth_it(curve, before=0.2, after=after)
+        assert torch.equal(left(torch.tensor([0.0, 0.3, 1.0])), torch.tensor([0.0, 0.3, 1.0]))
 
 
 def test_weights_that_are_not_there_are_named(tmp_path):
