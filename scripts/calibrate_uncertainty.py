@@ -157,7 +157,8 @@ def section(record: dict, picture: Path, page: Path) -> list[str]:
         "from what was observed:",
         "", "| of | before | after |", "| --- | --- | --- |",
         *(f"| {name} | {f[before]:.3f} | {f[after]:.3f} |" for name, before, after in rows),
-        "", "\"After\" is each half of the phantoms, with the curve of the other half. A curve that is no better so is not used.",
+        "", "\"After\" is each half of the phantoms, with the curve of the other half. "
+        "A curve that is no better so is not used.",
         "",
         f"![Reliability diagram]({os.path.relpath(picture, page.parent)})", "",
         "How well a part ranks scans by their error (Spearman's correlation with 1 - Dice): entropy "
