@@ -14,11 +14,12 @@ from typer.testing import CliRunner
 from zerotumor.baselines import Ensemble
 from zerotumor.closed_set import ClosedSet, ClosedSetLoss, prepare_batch
 from zerotumor.phantom import generate
+from zerotumor.phantom.datalist import phantom_datalist
 from zerotumor.pipeline import segment_scan
 from zerotumor.prompts import parse
 from zerotumor.segmenter import METHODS, OPPONENTS, WeightsError, available, build, load, save
 from zerotumor.text import load_text_encoder
-from zerotumor.training import GeneratePhantom, collate, phantom_datalist
+from zerotumor.training import GeneratePhantom, collate
 
 BACKBONE = {"channels": [4, 4, 4, 4, 4], "mask_channels": 2}
 TINY = BACKBONE | {"patch": 32, "spacing": 8.0}

@@ -8,8 +8,8 @@ from monai.data import MetaTensor
 
 from zerotumor.baselines import everything, outlier
 from zerotumor.cohorts import TEST_SEED, phantom_cases, real_cases
+from zerotumor.phantom.datalist import phantom_datalist
 from zerotumor.prompts import parse
-from zerotumor.training import phantom_datalist
 from zerotumor.vocabulary import LESIONS
 
 

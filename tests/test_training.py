@@ -11,16 +11,13 @@ from monai.bundle import ConfigParser
 
 from zerotumor.malenia.attributes import NAMES, value_index
 from zerotumor.phantom import generate
+from zerotumor.phantom.datalist import FAINT, FLAT, MASSES, phantom_datalist
 from zerotumor.training import (
-    FAINT,
-    FLAT,
-    MASSES,
     GeneratePhantom,
     RandAppearance,
     RandMirror,
     about_training,
     collate,
-    phantom_datalist,
     prepare_batch,
     warm_start,
 )

@@ -97,7 +97,7 @@ def healthy_files(folder: str | Path | None = None) -> list[dict[str, str]]:
 def healthy_datalist(count: int, folder: str | Path | None = None) -> list[dict]:
     """Records for `training.GeneratePhantom`: lesions, or none, drawn in what the data folder has of healthy people.
 
-    Every second one's lesions may be as faint as `training.FAINT`, every fourth has them in muscle, which many
+    Every second one's lesions may be as faint as `phantom.datalist.FAINT`, every fourth has them in muscle, which many
     masses resemble, and every fifth has none for sure.
 
     Args:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -39,65 +38,6 @@ MIRRORED = {
 }
 
 
-FAINT = (0.6, 1.4)
-"""Difficulty of phantoms whose lesions hardly differ from what is around them, as many sarcomas do on T1."""
-
-FLAT = (0.3, 0.6)
-"""Thickness of flat masses, as those along a bone."""
-
-
-@dataclass(frozen=True)
-class Masses:
-    """Lesions of no kind in the organs of a region that most of training passes by."""
-
-    organs: tuple[str, ...]  # in turn
-    difficulty: tuple[float, float]
-    ct_every: float  # one of so many is a CT, the others are MR
-
-
-MASSES = {
-    "limb": Masses(("muscle",), FAINT, 3),
-    "head": Masses(("brain",), (0.2, 1.0), 6),
-    "chest": Masses(("left lung", "right lung", "mediastinum"), (0.2, 1.0), 4 / 3),
-}
-
-
-def phantom_datalist(
-    count: int,
-    start: int = 0,
-    difficulty: tuple[float, float] = (0.0, 0.75),
-    faint: int = 0,
-    masses: Mapping[str, int] | None = None,
-) -> list[dict]:
-    """One record a phantom: its seed and a difficulty, spread evenly over the range by the golden ratio.
-
-    After `count` of them come `faint` more of the range FAINT, and so many for each region of `masses`, every third lesion
-    flat and every fifth body healthy.
-    """
-    records = _spread(start, count, difficulty)
-    records += _spread(start + count, faint, FAINT)
-    for region, number in (masses or {}).items():
-        records += _masses(region, _spread(start + len(records), number, MASSES[region].difficulty))
-    return records
-
-
-def _spread(start: int, count: int, difficulty: tuple[float, float]) -> list[dict]:
-    low, high = difficulty
-    return [{"seed": s, "difficulty": low + (high - low) * (s * 0.618034 % 1)} for s in range(start, start + count)]
-
-
-def _masses(region: str, records: list[dict]) -> list[dict]:
-    about = MASSES[region]
-    for k, record in enumerate(records):
-        ct = int(k / about.ct_every) != int((k - 1) / about.ct_every)
-        record |= {"region": region, "modality": "CT" if ct or k == 0 else "MR", "category": "healthy"}
-        if k % 5:
-            flatness = FLAT[0] + (FLAT[1] - FLAT[0]) * (k * 0.754878 % 1) if k % 9 in (1, 5, 6) else 1.0
-            organ = about.organs[k % len(about.organs)]
-            record |= {"category": "abstract lesion", "organ": organ, "flatness": flatness}
-    return records
-
-
 def kinds_of(record: Mapping[str, object], sample: Mapping[str, Tensor]) -> Tensor:
     """Place in vocabulary.LESIONS of each lesion (K,) that `GeneratePhantom` draws for a record, -1 if it has none."""
     region = REGION if "image" in record else None
@@ -106,7 +46,7 @@ def kinds_of(record: Mapping[str, object], sample: Mapping[str, Tensor]) -> Tens
 
 
 class GeneratePhantom(Transform):
-    """A record of `phantom_datalist` or `healthy.healthy_datalist` -> a sample.
+    """A record of `phantom.datalist.phantom_datalist` or `healthy.healthy_datalist` -> a sample.
 
     A pure function of the record, so its result can be cached.
 

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from zerotumor.phantom.datalist import phantom_datalist
 from zerotumor.phantom.world import category_of, generate
 from zerotumor.segmenter import build, load
-from zerotumor.training import GeneratePhantom, RandMirror, phantom_datalist, warm_start
+from zerotumor.training import GeneratePhantom, RandMirror, warm_start
 from zerotumor.zept.classes import ENTRIES
 from zerotumor.zept.criterion import ZeptLoss
 from zerotumor.zept.samples import COMPLETE, KINDS, LoadPartial, Phantoms, ValidationMask, collate, prepare_batch

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import ScanError
 from ..phantom import generate
-from ..training import phantom_datalist
+from ..phantom.datalist import phantom_datalist
 from ..transforms import decide_modality, normalize, prepare
 from ..volumes import find_scans, read_scan
 
