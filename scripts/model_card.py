@@ -227,7 +227,7 @@ def real_note(scans: Sequence[str]) -> str:
     """What a card says of real scans in training."""
     if not scans:
         return "No real scan was in training."
-    return f"Real scans in training: {', '.join(scans)}, healthy; what is found in them was not found unseen."
+    return f"Real anatomy in training: {', '.join(scans)}, healthy."
 
 
 def cut(records: list[dict], method: str, trained: dict[str, dict]) -> list[str]:

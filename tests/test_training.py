@@ -52,6 +52,8 @@ def test_faint_lesions_come_after_the_others_with_seeds_of_their_own():
 
 def test_masses_come_last_by_region_some_flat_some_healthy():
     wanted = {"limb": 45, "head": 30, "chest": 60}
+    with pytest.raises(ValueError, match="drawn in knee: choose among limb, head, chest"):
+        phantom_datalist(4, masses={"knee": 2})
     records = phantom_datalist(4, start=3, faint=2, masses=wanted)
     masses = records[6:]
     assert [r["seed"] for r in records] == list(range(3, 144)) and records[:6] == phantom_datalist(4, start=3, faint=2)

@@ -162,7 +162,7 @@ class Adapted(Segmenter):
         self.spacing, self.patch, self.theta, self.zooms = base.spacing, base.patch, base.theta, base.zooms
         self.encoder, self.weights_sha256 = base.encoder, weights_sha256
         self.maps, self.images, self.organ_names = base.maps, base.images, base.organ_names
-        self.whole_scan, self.qualities = base.whole_scan, base.qualities
+        self.whole_scan, self.qualities, self.has_ungated = base.whole_scan, base.qualities, base.has_ungated
         self.eval()
 
     @property

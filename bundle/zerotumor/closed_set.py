@@ -22,7 +22,7 @@ class ClosedSet(Segmenter):
 
     Args:
         channels, mask_channels: of the backbone. spacing: mm of the grid. patch: edge of the training patch and the
-        inference window, in voxels. theta: probability from which a voxel is painted.
+        inference window, in voxels. theta: probability from which a voxel is painted. zooms: see `Segmenter`.
     """
 
     def __init__(
@@ -32,9 +32,11 @@ class ClosedSet(Segmenter):
         spacing: float = 4.0,
         patch: int = 48,
         theta: float = 0.5,
+        zooms: Sequence[float] = (1.0,),
     ) -> None:
         super().__init__()
         self.spacing, self.patch, self.theta = float(spacing), int(patch), float(theta)
+        self.zooms = tuple(float(z) for z in zooms)
         self.backbone = ResidualBackbone(2, channels, mask_channels)
         self.head = nn.Conv3d(mask_channels, 1, kernel_size=1)
 

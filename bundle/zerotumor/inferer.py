@@ -162,17 +162,16 @@ def segment_volume(
     if features is None and model.whole_scan:
         features = encode_volume(model, prepared, overlap=overlap, progress=progress)
     common = _common(model, image, overlap, features)
-    window_maps = model.blended
-    channels = {"gated": len(prompts), "ungated": len(prompts), **dict.fromkeys(window_maps, 1)}
+    ranking = ("ungated",) if model.has_ungated else ()
+    channels = dict.fromkeys(("gated", *ranking), len(prompts)) | dict.fromkeys(model.blended, 1)
     canvases = Canvases(model, channels, image.shape[1:])
     best = {zoom: torch.zeros(len(prompts)) for zoom in model.zooms}
     attributes: list[dict] = [{} for _ in prompts]
     windows = features.windows if features is not None else windows_of(model, image, overlap, progress)
     for window in windows:
         answer = model.segment_window({**window.features, **common}, prompts)
-        gated = answer.logits.sigmoid()
-        maps = {"gated": gated, "ungated": answer.extras.get("ungated", gated)}
-        maps |= {name: answer.extras[name] for name in window_maps}
+        maps = {"gated": answer.logits.sigmoid()}
+        maps |= {name: answer.extras[name] for name in (*ranking, *model.blended)}
         canvases.add(window, {name: values[0] for name, values in maps.items()})
         for p, score in enumerate(answer.scores[0].tolist()):
             if score > max(float(scores[p]) for scores in best.values()):
@@ -180,7 +179,8 @@ def segment_volume(
             best[window.zoom][p] = max(score, float(best[window.zoom][p]))
     scores = torch.stack(list(best.values())).mean(0)
     probabilities = canvases.answer("gated")
-    extras = {"ungated": canvases.answer("ungated"), **{name: canvases.mean(name) for name in window_maps}}
+    ungated = canvases.answer("ungated") if ranking else probabilities.clone()
+    extras = {"ungated": ungated, **{name: canvases.mean(name) for name in model.blended}}
     if model.second_look:
         probabilities, scores, extras = _complete(model, prepared, probabilities, scores, prompts, extras)
     voxel_ml = model.spacing**3 / 1000

@@ -55,6 +55,7 @@ class Segmenter(nn.Module):
     whole_scan: tuple[str, ...] = ()  # features of which every window must know those of all windows, see `shared`
     images: dict[str, str] = {}  # of `maps`, those in the image's intensities -> the map of where they differ from it
     evidence: tuple[str, ...] = ()  # names in `extras` of further maps (B, 1, X, Y, Z) in 0..1, for what learns on top
+    has_ungated: bool = False  # whether `segment` says in `extras` how voxels rank; else its answer ranks them
     second_look: bool = False  # whether `complete` does something
     qualities: tuple[str, ...] = ()  # names that `quality` may have, quickest first: how much time an answer may take
     quality: str = ""

@@ -39,7 +39,13 @@ def phantom_datalist(
 
     After `count` of them come `faint` more of the range FAINT, and so many for each region of `masses`, every third lesion
     flat and every fifth body healthy.
+
+    Raises:
+        ValueError: `masses` names a region that MASSES does not have.
     """
+    unknown = [region for region in masses or {} if region not in MASSES]
+    if unknown:
+        raise ValueError(f"no masses can be drawn in {', '.join(unknown)}: choose among {', '.join(MASSES)}")
     records = _spread(start, count, difficulty)
     records += _spread(start + count, faint, FAINT)
     for region, number in (masses or {}).items():

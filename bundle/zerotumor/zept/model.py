@@ -45,6 +45,7 @@ class ZePT(Segmenter):
 
     maps = ("anomaly",)
     evidence = ("anomaly",)
+    has_ungated = True  # counted from no theta
 
     def __init__(
         self,
