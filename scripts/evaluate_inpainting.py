@@ -22,7 +22,8 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "bundle"), str(Path(__
 import torch
 import typer
 from matplotlib.figure import Figure
-from model_card import replace_between, row
+from model_card import replace_between
+from result_tables import row
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table

@@ -26,8 +26,9 @@ import typer
 from compare_methods import find
 from evaluate import NAMES, Predict, predictor
 from matplotlib.axes import Axes
-from model_card import replace_between, row
+from model_card import replace_between
 from monai.transforms import Orientation
+from result_tables import row
 from rich.console import Console
 from rich.progress import Progress
 

@@ -22,11 +22,10 @@ sys.path.insert(0, str(ROOT / "bundle"))
 
 import typer
 from evaluate import groups, median
+from result_tables import GROUPS, healthy_table, organs_section, results_table, sizes_table
 from rich.console import Console
 
 from zerotumor.baselines import BASELINES
-from zerotumor.metrics import bootstrap
-from zerotumor.organs import mean_dice
 from zerotumor.segmenter import METHODS, OPPONENTS, WeightsError
 from zerotumor.vocabulary import LESIONS, lesions
 from zerotumor.volumes import write_atomically
@@ -41,57 +40,6 @@ FURTHER = {
     "ensemble": "`ensemble` is the mean of the probabilities of all methods that have weights.",
 }
 """What the results say of further baselines, where they were measured."""
-COLUMNS = {"dice": "Dice", "nsd2": "NSD 2 mm", "auroc": "AUROC", "fpr95": "FPR95", "lesion_f1": "lesion F1"}
-GROUPS = {
-    ("phantom", "seen"): "phantoms, seen kinds",
-    ("phantom", "unseen"): "phantoms, unseen kinds",
-    ("real", "unseen"): "real scans (all unseen)",
-}
-
-
-def interval(values: list[float | None]) -> str:
-    """Mean and 95 % bootstrap interval over cases."""
-    mean, low, high = bootstrap(values)
-    return "-" if mean != mean else f"{mean:.2f} ({low:.2f} to {high:.2f})"
-
-
-def row(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def results_table(records: list[dict], wanted: list[tuple[str, str]] | None = None) -> list[str]:
-    """Markdown table: a line a method and group of lesions; Dice and the like as mean and interval."""
-    lines = [row(["scans", "method", "n", *COLUMNS.values()]), row(["---"] * (3 + len(COLUMNS)))]
-    methods = list(dict.fromkeys(r["method"] for r in records))
-    for key in wanted or list(groups(records)):
-        if key[1] == "healthy":
-            continue
-        for method in methods:
-            rows = groups([r for r in records if r["method"] == method]).get(key, [])
-            if rows:
-                name = GROUPS.get(key, f"{key[0]}: {key[1]}")
-                lines.append(row([name, method, str(len(rows)), *(interval([r[c] for r in rows]) for c in COLUMNS)]))
-    return lines
-
-
-def healthy_table(records: list[dict]) -> list[str]:
-    """False positives in scans without a lesion: a line a method and set, real CT and MR apart."""
-    lines = [
-        row(["healthy scans", "method", "prompts asked", "wrongly found", "median FP ml", "mean FP ml"]),
-        row(["---"] * 6),
-    ]
-    sets = (("phantom", ("CT", "MR")), ("real", ("CT",)), ("real", ("MR",)))
-    for method in dict.fromkeys(r["method"] for r in records):
-        for set_, modalities in sets:
-            rows = [r for r in records if (r["method"], r["set"], r["split"]) == (method, set_, "healthy")]
-            rows = [r for r in rows if r["modality"] in modalities]
-            if rows:
-                ml = [r["fp_ml"] for r in rows]
-                found = sum(v > 0 for v in ml)
-                name = " ".join([set_, *(modalities if len(modalities) == 1 else ())])
-                cells = [name, method, str(len(rows)), str(found), f"{median(ml):.1f}", f"{sum(ml) / len(ml):.1f}"]
-                lines.append(row(cells))
-    return lines
 
 
 def healthy_section(records: list[dict], trained: dict[str, dict]) -> list[str]:
@@ -116,30 +64,11 @@ def trainings(models: Path) -> dict[str, dict]:
     return {name: json.loads(file.read_text()).get("trained", {}) for name, file in files.items() if file.is_file()}
 
 
-def organs_table(records: list[dict]) -> list[str]:
-    """Mean Dice of every organ, a line an organ and a column a set and method; the mean over organs last."""
-    keys = list(dict.fromkeys((r["set"], r["method"]) for r in records))
-    means = {k: mean_dice([r for r in records if (r["set"], r["method"]) == k]) for k in keys}
-    lines = [row(["organ", *(f"{set_}: {method}" for set_, method in keys)]), row(["---"] * (1 + len(keys)))]
-    for organ in dict.fromkeys(r["organ"] for r in records):
-        lines.append(row([organ, *(f"{m[organ]:.2f}" if organ in m else "-" for m in means.values())]))
-    lines.append(row(["**mean of organs**", *(f"**{sum(m.values()) / len(m):.2f}**" for m in means.values())]))
-    return lines
-
-
-def organs_section(records: list[dict], title: str) -> list[str]:
-    """The table of organs under a title, or nothing where they were not measured."""
-    if not records:
-        return []
-    return [
-        title,
-        "",
-        "Written from the records of `scripts/evaluate_organs.py`. Mean Dice over the scans that show at least 0.5 ml of",
-        "the organ: the test phantoms, and healthy scans whose organ maps are TotalSegmentator's answers, not a human's.",
-        "",
-        *organs_table(records),
-        "",
-    ]
+def sizes_section(records: list[dict]) -> list[str]:
+    """The table of sizes under a title, or nothing."""
+    table = sizes_table(records)
+    said = "Mean Dice, and in brackets in how many of the n lesions any voxel of the lesion was painted."
+    return ["## By size", "", said, "", *table, ""] if table else []
 
 
 def results_page(records: list[dict], organs: list[dict], trained: dict[str, dict]) -> str:
@@ -162,6 +91,7 @@ def results_page(records: list[dict], organs: list[dict], trained: dict[str, dic
         "",
         *healthy_section(records, trained),
         "",
+        *sizes_section(records),
         *organs_section(organs, "## Healthy organs"),
         "## By kind and modality",
         "",

@@ -140,6 +140,7 @@ def score_case(
         "auroc_all": auroc(*everywhere),
         "fpr95_all": fpr95(*everywhere),
         "lesion_f1": lesion_f1(mask, truth),
+        "truth_ml": milliliters(truth > 0, voxel_ml),
         "volume_ml": milliliters(mask, voxel_ml),
         "fp_ml": milliliters((mask > 0) & (truth == 0), voxel_ml),
     }

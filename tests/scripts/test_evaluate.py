@@ -15,7 +15,7 @@ from zerotumor.text import load_text_encoder
 
 FIELDS = {
     "method", "set", "split", "category", "modality", "case", "prompt", "dice", "nsd2", "auroc", "fpr95", "lesion_f1",
-    "volume_ml", "fp_ml", "seconds",
+    "truth_ml", "volume_ml", "fp_ml", "seconds",
 }  # fmt: skip
 PAGES = ("results.md", "model_card.md", "README.md")
 evaluation, card, organs_app = typer.Typer(), typer.Typer(), typer.Typer()
@@ -112,7 +112,7 @@ def test_scans_that_were_trained_on_are_named(files):
     assert CliRunner().invoke(card, arguments(files)).exit_code == 0
     for name in PAGES:
         assert "The healthy CT was in the training of malenia" in (files / name).read_text(), name
-    assert "Real scans in training: example_ct, an_atlas" in (files / "model_card.md").read_text()
+    assert "Real anatomy in training: example_ct, an_atlas" in (files / "model_card.md").read_text()
 
 
 def test_a_second_method_has_a_card_of_its_own(files):
@@ -155,6 +155,23 @@ def test_methods_measured_apart_share_the_pages_while_their_weights_last(files):
     (files / "model.json").write_text((files / "model.json").read_text().replace("abc", "new"))
     assert CliRunner().invoke(card, arguments(files)).exit_code == 0  # malenia's figures are of weights that are gone
     assert "malenia" not in (files / "results.md").read_text()
+
+
+def test_lesions_are_told_apart_by_size(files):
+    saved = json.loads((files / "e.json").read_text())
+    CliRunner().invoke(card, arguments(files))
+    assert "## By size" not in (files / "results.md").read_text()  # records that do not know it
+    sizes = (4.9, 5.0, 50.0, 0.0)
+    saved["records"] = [r | {"truth_ml": ml} for r, ml in zip(saved["records"], sizes, strict=True)]
+    saved["records"].append(made_up("zept", "phantom", "seen", 0.0, 1.0) | {"truth_ml": 4.9})
+    saved["weights_sha256"]["zept"] = "def"
+    (files / "e.json").write_text(json.dumps(saved))
+    (files / "zept").mkdir()
+    (files / "zept" / "model.json").write_text((files / "model.json").read_text().replace("abc", "def"))
+    assert CliRunner().invoke(card, arguments(files)).exit_code == 0
+    page = (files / "results.md").read_text()
+    lines = ["phantom, under 5 ml | 1 | 0.25 (1) | 0.00 (0)", "phantom, 5 to 50 ml | 1 | 0.75 (1) | -"]
+    assert all(f"| {line} |" in page for line in [*lines, "real, 50 ml and more | 1 | 0.12 (1) | -"])
 
 
 def test_a_card_needs_its_weights_record(files):
