@@ -1,6 +1,6 @@
 """A page for every real scan: what each method saw, drew and believed, and what a person has found out about it.
 
-python scripts/failure_pages.py --out out/pages                      # pages, and out/pages/index.md
+python scripts/failure_pages.py --out out/pages --quality fast       # pages, and out/pages/index.md
 python scripts/failure_pages.py --out out/pages --merge              # nothing is drawn: new causes go into the index
 python scripts/failure_pages.py --out out/pages --merge --notebook bundle/docs/lab_notebook.md
 
@@ -210,7 +210,9 @@ def strangers(records: Sequence[dict], failures: Sequence[dict]) -> list[str]:
     return [f"{f['case']}, {f['prompt']}" for f in failures if (f["case"], f["prompt"]) not in shown]
 
 
-def draw_pages(method: str | None, weights: Path | None, cases: str | None, limit: int | None, out: Path) -> list[dict]:
+def draw_pages(
+    method: str | None, weights: Path | None, cases: str | None, limit: int | None, out: Path, quality: str = ""
+) -> list[dict]:
     """Run the methods on the scans and draw.
 
     Raises:
@@ -219,7 +221,7 @@ def draw_pages(method: str | None, weights: Path | None, cases: str | None, limi
     names = method.split(",") if method else available(weights)
     if not names:
         raise PagesError("no method has weights there: train one (see bundle/docs/README.md), or give --method")
-    predictors = {name: predictor(name, weights, "cpu")[0] for name in names}
+    predictors = {name: predictor(name, weights, "cpu", quality=quality)[0] for name in names}
     chosen = find([c.strip() for c in cases.split(",")]) if cases else spread(real_cases(), limit)
     if not chosen:
         raise PagesError("no real scans here: set ZEROTUMOR_DATA to their folder")
@@ -238,6 +240,7 @@ def main(
     weights: Annotated[Path | None, typer.Option(help="folder with weights of your own")] = None,
     cases: Annotated[str | None, typer.Option(help="names of scans, separated by commas; default: all")] = None,
     limit: Annotated[int | None, typer.Option(help="this many evenly spread scans")] = None,
+    quality: Annotated[str, typer.Option(help="fast, standard or best, for methods that know these")] = "",
     failures: Annotated[Path, typer.Option(help="table of causes: case, prompt, cause, mend")] = FAILURES,
     merge: Annotated[bool, typer.Option(help="draw nothing, take the pictures that are there")] = False,
     notebook: Annotated[Path | None, typer.Option(help="page whose table of failures is made from the causes")] = None,
@@ -247,7 +250,8 @@ def main(
         rows = read_failures(failures)
         if merge and not (out / RECORDS).is_file():
             raise PagesError(f"{out} holds no pages to merge causes into: run without --merge first")
-        records = json.loads((out / RECORDS).read_text()) if merge else draw_pages(method, weights, cases, limit, out)
+        asked = (method, weights, cases, limit, out, quality)
+        records = json.loads((out / RECORDS).read_text()) if merge else draw_pages(*asked)
     except (ValueError, WeightsError, TextEncoderError) as error:
         console.print(f"[red]{error}")
         raise typer.Exit(2) from None

@@ -6,10 +6,11 @@ import torch
 from zerotumor.malenia import Malenia, Targets
 from zerotumor.malenia.attributes import NAMES, SLICES, VALUES, value_index
 from zerotumor.malenia.criterion import MaleniaLoss
+from zerotumor.malenia.decoder import Decoded
 from zerotumor.malenia.knowledge import diagnose, prompt_scores, wanted
 from zerotumor.prompts import parse
 from zerotumor.text import load_text_encoder
-from zerotumor.vocabulary import LESIONS
+from zerotumor.vocabulary import LESIONS, ORGANS
 
 SMALL = {"channels": [4, 8, 8, 8, 8], "mask_channels": 4, "dim": 16, "tokens": 5, "heads": 2, "patch": 32}
 
@@ -81,6 +82,21 @@ def test_text_decides(model):
     logits = model.segment(features, parse("renal cyst; liver tumor")).logits[0] > 0
     assert logits[0, :16].all() and not logits[0, 16:].any()
     assert logits[1, 16:].all() and not logits[1, :16].any()
+
+
+def test_the_place_of_a_small_lesion_is_its_own(model):
+    lesion = torch.zeros(1, 1, 24, 24, 24)
+    lesion[..., 10:13, 10:13, 10:13] = 1
+    mask = 8 * lesion - 4  # 0.02 all around, and that is most of the window
+    decoded = Decoded([torch.zeros(1, 1, 16)] * 3, [mask] * 3, [12 * lesion - 7] * 4)
+    located = torch.full((1, 1 + len(ORGANS), 24, 24, 24), -9.0)
+    located[:, 3] = 0
+    located[:, 5, 8:15, 8:15, 8:15] = 9
+    retrieved, inside, around = model.retrieve(decoded, located)
+    assert inside.argmax(-1).item() == around.argmax(-1).item() == 5
+    assert inside[..., 5].item() > 0.9 and inside[..., 3].item() < 0.1
+    assert retrieved.probabilities[..., SLICES["location"]].argmax(-1).item() == 4  # without "none"
+    torch.testing.assert_close(inside.sum(-1), torch.ones(1, 1))
 
 
 def test_any_lesion_is_objectness_alone(model):

@@ -47,7 +47,7 @@ def region_average(probabilities: Tensor, masks: Tensor, ring: int = 2) -> tuple
     shell = (F.max_pool3d(masks, 2 * ring + 1, stride=1, padding=ring) - masks).clamp_min(0)
 
     def average(weights: Tensor) -> Tensor:
-        total = weights.flatten(2).sum(-1, keepdim=True).clamp_min(1e-3)
+        total = weights.flatten(2).sum(-1, keepdim=True).clamp_min(1e-6)
         return torch.einsum("bnxyz,blxyz->bnl", weights, probabilities) / total
 
     return average(masks), average(shell)

@@ -144,11 +144,19 @@ class Malenia(Segmenter):
         """
         probabilities = torch.stack([self.bank.retrieve(self.align(t), self.temperature) for t in decoded.tokens])
         probabilities = probabilities.mean(0)
-        inside, around = region_average(located.softmax(1).detach(), decoded.masks[-1].sigmoid().detach())
+        inside, around = region_average(located.softmax(1).detach(), self.claimed(decoded))
         place = torch.maximum(inside, around)[..., 1:]
         place = place / place.sum(-1, keepdim=True).clamp_min(1e-6)
         probabilities = torch.cat([place, probabilities[..., place.shape[-1] :]], -1)
         return Retrieved(probabilities), inside, around
+
+    @staticmethod
+    def claimed(decoded: Decoded) -> Tensor:
+        """Voxels of each token that are lesion at all, (B, N, x, y, z) in 0..1 at stride 2.
+
+        A mask that is 0.01 all around holds more of a window outside a small lesion than in it; the prior is darker there.
+        """
+        return (decoded.masks[-1].sigmoid() * decoded.prior[2].sigmoid()).detach()
 
     def texts_of(self, values: Tensor) -> Tensor:
         """Projected texts of bank indices (..., 8) -> (..., 8, C)."""
