@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT / "bundle"))
 
 import typer
 from evaluate import groups, median
-from result_tables import GROUPS, healthy_table, organs_section, results_table, sizes_table
+from result_tables import GROUPS, SIZES_SAID, healthy_table, organs_section, results_table, sizes_table
 from rich.console import Console
 
 from zerotumor.baselines import BASELINES
@@ -67,8 +67,7 @@ def trainings(models: Path) -> dict[str, dict]:
 def sizes_section(records: list[dict]) -> list[str]:
     """The table of sizes under a title, or nothing."""
     table = sizes_table(records)
-    said = "Mean Dice, and in brackets in how many of the n lesions any voxel of the lesion was painted."
-    return ["## By size", "", said, "", *table, ""] if table else []
+    return ["## By size", "", SIZES_SAID, "", *table, ""] if table else []
 
 
 def results_page(records: list[dict], organs: list[dict], trained: dict[str, dict]) -> str:
@@ -161,11 +160,11 @@ def real_note(scans: Sequence[str]) -> str:
 
 
 def cut(records: list[dict], method: str, trained: dict[str, dict]) -> list[str]:
-    """The README's table: three lines a method, and what happens in healthy scans. `method` comes first, ablations are left
-    out."""
+    """The README's tables: three lines a method, sizes, and healthy scans. `method` comes first, ablations are left out."""
     own = sorted((r for r in records if ":" not in r["method"]), key=lambda r: r["method"] != method)
     healthy = healthy_section([r for r in own if r["method"] in METHODS], trained)
-    return [*results_table(own, list(GROUPS)), "", *healthy]
+    sizes = sizes_table(own)
+    return [*results_table(own, list(GROUPS)), *(["", SIZES_SAID, "", *sizes] if sizes else []), "", *healthy]
 
 
 def weights_record(models: Path, method: str, measured: str, source: Path) -> dict:

@@ -21,6 +21,7 @@ SIZES: dict[str, Callable[[float], bool]] = {
     "50 ml and more": lambda ml: ml >= 50,
 }
 """A ball of 5 ml is 21 mm wide, four voxels of a 5 mm grid; one of 50 ml 46 mm."""
+SIZES_SAID = "By size: mean Dice, and in brackets in how many of the n lesions any voxel of the lesion was painted."
 
 
 def interval(values: list[float | None]) -> str:
