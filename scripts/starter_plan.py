@@ -179,7 +179,7 @@ class Tool:
     arguments: tuple[str, ...]
 
 
-QUIET = {"malenia": "0.75", "closed_set": "0.75", "diffugts": "0.5"}
+QUIET = {"malenia": "0.75", "zept": "0.75", "closed_set": "0.75", "diffugts": "0.5"}
 """Share of healthy phantoms that theta must keep quiet, where it is not scripts/calibrate.py's own, and see there."""
 
 
