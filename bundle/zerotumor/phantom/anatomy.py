@@ -78,6 +78,7 @@ class Anatomy:
 
     organs: Tensor  # (X, Y, Z) uint8: ORGANS index, 0 = none of them
     tissue: Tensor  # (X, Y, Z) uint8: TISSUES index
+    blood: Tensor | None = None  # (X, Y, Z) 0..1: share of a voxel of lung that vessels thinner than it fill
 
     @classmethod
     def empty(cls, points: Tensor) -> Anatomy:
@@ -93,6 +94,14 @@ class Anatomy:
         """Fill a mask (X, Y, Z) with a tissue; the organ label becomes `organ`, or none."""
         self.tissue.masked_fill_(where, TISSUES[tissue])
         self.organs.masked_fill_(where, ORGANS[organ].index if organ else 0)
+
+    def values(self, means: Tensor) -> Tensor:
+        """What a scanner without blur or noise would see (X, Y, Z), from the means of all tissues (T,)."""
+        seen = means[self.tissue.long()]
+        if self.blood is None:
+            return seen
+        mixed = torch.lerp(seen, means[TISSUES["venous blood"]].expand_as(seen), self.blood)
+        return torch.where(self.tissue == TISSUES["lung"], mixed, seen)
 
 
 class Body(Protocol):

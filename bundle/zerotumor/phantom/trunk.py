@@ -49,7 +49,7 @@ class Trunk:
         anatomy.paint(inner < 0, "fat", "fat")
         self._back(anatomy, p, wall)
         if self.ribs:
-            self._ribs(anatomy, p, inner + self.wall * 0.5)
+            self.paint_ribs(anatomy, p, inner + self.wall * 0.5)
         return anatomy, inner
 
     def _back(self, anatomy: Anatomy, p: Tensor, wall: Tensor) -> None:
@@ -74,8 +74,18 @@ class Trunk:
         anatomy.paint(cylinder(local, 0, -23, 9, 8) < 0, "csf")
         anatomy.paint(cylinder(local, 0, -23, 5, 4) < 0, "white matter")
 
-    def _ribs(self, anatomy: Anatomy, p: Tensor, middle: Tensor) -> None:
-        """Oblique rings in the wall; cartilage in front."""
+    def deepen(self, least: float) -> None:
+        """Make the body at least `least` mm deep from its middle to the back; the spine moves along."""
+        more = max(0.0, least - self.ry)
+        self.ry += more
+        self.spine_y -= more
+
+    def paint_ribs(self, anatomy: Anatomy, p: Tensor, middle: Tensor) -> None:
+        """Oblique rings in the wall; cartilage in front.
+
+        Args:
+            middle: distance (X, Y, Z) in mm to the surface that they run in.
+        """
         angle = torch.atan2(p[1], p[0].abs())
         height = (p[2] + self.phase - p[1] * self.tilt) % 27 - 13.5
         rib = (height / 6.5).square() + (middle / 4.5).square()

@@ -156,7 +156,7 @@ def _scan(
         means = body.means(means, modality)
         healthy = body.values(bent, anatomy.tissue, means, modality)
     else:
-        healthy = means[anatomy.tissue.long()]
+        healthy = anatomy.values(means)
     sick, instances, records = healthy, torch.zeros_like(anatomy.organs), []
     for place, size in zip(places[: len(sizes)], sizes, strict=True):
         host, host_index = _host(anatomy, points, place, category)
