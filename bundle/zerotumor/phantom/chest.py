@@ -78,9 +78,7 @@ class Chest:
         anatomy, inner = self.trunk.evaluate(p, points)
         fine = self.fine(points)
         tip, top = self.apex
-        narrow = (
-            (p[2] - tip).clamp_min(0) / (top - tip)
-        ).square() * 55  # mm by which the cage is narrower than the body
+        narrow = 55 * ((p[2] - tip).clamp_min(0) / (top - tip)).square()  # mm by which the cage is narrower than the body
         self._wall(anatomy, p, inner, narrow, fine)
         self._outside(anatomy, p, fine)
         p = p + fine[:3] * 1.2
@@ -94,7 +92,7 @@ class Chest:
         anatomy.paint(cavity & (middle < 0) & (p[2] > self._floor(p, 1) - 12), "fat", "mediastinum")
         anatomy.paint((anatomy.organs == MEDIASTINUM) & (fine[3] > self.lean), "fascia", "mediastinum")
         self._mediastinum(anatomy, p)
-        self._lungs(anatomy, p, points, cavity & (middle > 1.5))
+        self._lungs(anatomy, p, cavity & (middle > 1.5))
         self._airways(anatomy, p)
         return anatomy
 
@@ -156,7 +154,7 @@ class Chest:
         best = torch.minimum(p[0].abs() - width + fine[0] * 1.5, ellipsoid(p, center, radii, rotation) - 4)
         return torch.minimum(best, tube(p, self.aorta, self.aorta_r + 2.5))
 
-    def _lungs(self, anatomy: Anatomy, p: Tensor, points: Tensor, where: Tensor) -> None:
+    def _lungs(self, anatomy: Anatomy, p: Tensor, where: Tensor) -> None:
         blood = torch.zeros_like(p[0])
         for (side, name), lung in zip(SIDES, self.lungs, strict=True):
             inside = where & (p[0] * side > 0) & (p[2] > self._floor(p, side)) & (p[2] < self.apex[1])
