@@ -78,7 +78,9 @@ class Chest:
         anatomy, inner = self.trunk.evaluate(p, points)
         fine = self.fine(points)
         tip, top = self.apex
-        narrow = 55 * ((p[2] - tip).clamp_min(0) / (top - tip)).square()  # mm by which the cage is narrower than the body
+        narrow = (
+            55 * ((p[2] - tip).clamp_min(0) / (top - tip)).square()
+        )  # mm by which the cage is narrower than the body
         self._wall(anatomy, p, inner, narrow, fine)
         self._outside(anatomy, p, fine)
         p = p + fine[:3] * 1.2
