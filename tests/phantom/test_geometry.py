@@ -3,7 +3,21 @@
 import pytest
 import torch
 
-from zerotumor.phantom.geometry import Draw, Noise, cylinder, ellipsoid, grid, length, threads, tube, voronoi
+from zerotumor.phantom.anatomy import TISSUES
+from zerotumor.phantom.geometry import (
+    Draw,
+    Noise,
+    cylinder,
+    ellipsoid,
+    grid,
+    length,
+    sheet,
+    threads,
+    tube,
+    voronoi,
+    voxel_of,
+)
+from zerotumor.phantom.limb import Limb
 
 
 def points(n=21, spacing=2.0):
@@ -73,3 +87,33 @@ def test_draws_repeat():
     a, b = Draw(3), Draw(3)
     assert [a.uniform(), a.integer(0, 9), a.choice("xyz")] == [b.uniform(), b.integer(0, 9), b.choice("xyz")]
     assert all(2 <= Draw(k).log_uniform(2, 5) <= 5 for k in range(20))
+
+
+@pytest.mark.parametrize("half", [0.3, 1.0, 2.5, 6.0])
+@pytest.mark.parametrize("offset", [0.0, 0.9, 1.7])
+def test_a_sheet_fills_its_own_thickness(half, offset):
+    p = grid((30, 3, 3), (4.0, 4.0, 4.0), (offset, 0, 0))
+    share = sheet(p[0], half, voxel_of(p))
+    assert float(share.min()) >= 0 and float(share.max()) <= 1
+    assert float(share[:, 0, 0].sum()) * 4.0 == pytest.approx(2 * half, rel=0.1)
+
+
+def test_the_size_of_a_voxel_is_that_of_a_cube_as_large():
+    assert voxel_of(grid((5, 6, 7), (1.0, 2.0, 4.0), (0, 0, 0))) == pytest.approx(2.0)
+    assert voxel_of(grid((5, 6, 1), (2.0, 4.0, 4.0), (0, 0, 0))) == pytest.approx(
+        2.0
+    )  # one slice says nothing of its own
+
+
+def test_muscles_of_a_limb_hold_septa_and_streaks_of_fat():
+    draw = Draw(5)
+    limb = Limb(draw)
+    anatomy = limb.evaluate(grid((60, 60, 12), (3.0,) * 3, (0, 0, 0)))
+    muscle = anatomy.tissue == TISSUES["muscle"]
+    share = anatomy.mixed["muscle", "fat"][muscle]
+    assert muscle.sum() > 3000 and float(share.min()) >= 0 and float(share.max()) <= 1
+    assert float(share.std()) > 0.01
+    means = torch.zeros(len(TISSUES))
+    means[TISSUES["fat"]] = 1.0
+    assert torch.allclose(anatomy.values(means)[muscle], share)
+    assert (anatomy.values(means)[anatomy.tissue == TISSUES["fat"]] == 1).all()

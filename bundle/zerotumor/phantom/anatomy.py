@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -78,7 +78,8 @@ class Anatomy:
 
     organs: Tensor  # (X, Y, Z) uint8: ORGANS index, 0 = none of them
     tissue: Tensor  # (X, Y, Z) uint8: TISSUES index
-    blood: Tensor | None = None  # (X, Y, Z) 0..1: share of a voxel of lung that vessels thinner than it fill
+    mixed: dict[tuple[str, str], Tensor] = field(default_factory=dict)
+    """(tissue, filler) -> share (X, Y, Z), 0..1: what is thinner than a voxel, as vessels in lung and fat in muscle."""
 
     @classmethod
     def empty(cls, points: Tensor) -> Anatomy:
@@ -98,10 +99,10 @@ class Anatomy:
     def values(self, means: Tensor) -> Tensor:
         """What a scanner without blur or noise would see (X, Y, Z), from the means of all tissues (T,)."""
         seen = means[self.tissue.long()]
-        if self.blood is None:
-            return seen
-        mixed = torch.lerp(seen, means[TISSUES["venous blood"]].expand_as(seen), self.blood)
-        return torch.where(self.tissue == TISSUES["lung"], mixed, seen)
+        for (host, filler), share in self.mixed.items():
+            mixed = torch.lerp(seen, means[TISSUES[filler]].expand_as(seen), share)
+            seen = torch.where(self.tissue == TISSUES[host], mixed, seen)
+        return seen
 
 
 class Body(Protocol):

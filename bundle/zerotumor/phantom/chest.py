@@ -163,7 +163,7 @@ class Chest:
             if inside.any():
                 anatomy.paint(inside, "lung", name)
                 blood = torch.where(inside, lung.blood(p), blood)
-        anatomy.blood = blood
+        anatomy.mixed["lung", "venous blood"] = blood
 
     def _mediastinum(self, anatomy: Anatomy, p: Tensor) -> None:
         center, radii, rotation = self.heart

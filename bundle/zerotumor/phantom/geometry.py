@@ -111,6 +111,18 @@ def axes_of(points: Tensor) -> list[Tensor]:
     return [points[0, :, 0, 0], points[1, 0, :, 0], points[2, 0, 0, :]]
 
 
+def voxel_of(points: Tensor) -> float:
+    """Edge in mm of a cube as large as a voxel of (3, X, Y, Z)."""
+    return math.prod(float((a[1:] - a[:-1]).abs().mean()) if len(a) > 1 else 1.0 for a in axes_of(points)) ** (1 / 3)
+
+
+def sheet(distance: Tensor, half: float, voxel: float) -> Tensor:
+    """Share of each voxel that a sheet of 2 * `half` mm fills whose middle is at a `distance` of (X, Y, Z) mm."""
+    outer, inner = max(1.0, half / voxel + 0.5), max(0.0, half / voxel - 0.5)  # from all to nothing is one voxel
+    covered = ((outer - distance.abs() / voxel) / (outer - inner)).clamp(0, 1)
+    return covered * min(1.0, 2 * half / voxel)
+
+
 def is_straight(points: Tensor) -> bool:
     """Whether points are a grid along the axes, as `grid` makes them, and not bent or turned."""
     straight = torch.stack(torch.meshgrid(*axes_of(points), indexing="ij"))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .anatomy import Anatomy
-from .geometry import Draw, Noise, cylinder, threads, tube, voronoi
+from .geometry import Draw, Noise, cylinder, sheet, threads, tube, voronoi, voxel_of
 
 
 class Limb:
@@ -27,12 +27,16 @@ class Limb:
         self.fine = Noise(draw, 14, 3)
         self.lines = Noise(draw, 26, 2)
         self.warp_mm = draw.uniform(3, 9)
-        self.septum = draw.uniform(0.6, 2.6)
+        self.septum = draw.log_uniform(0.4, 2.0)
         self.sites = self._sites(draw)
         self.bones = self._bones(draw)
         self.vessels = self._vessels(draw)
+        self.gap = draw.uniform(1.5, 5) if draw.chance(0.25) else 0.0  # mm between muscles, of fat alone
         self.strands = draw.uniform(0.03, 0.1)
-        self.streaks, self.marbling = Noise(draw, draw.uniform(7, 14), 2), draw.uniform(0, 0.4)
+        self.streaks, self.marbling = Noise(draw, draw.uniform(4, 8)), draw.log_uniform(0.06, 0.5)
+        count = len(self.sites)
+        self.fibers = 0.3 * draw.field((count, 2))  # how far they lean from the limb's axis, a muscle
+        self.fatness = self.marbling * (0.5 * draw.field((count,))).exp()
         other = draw.choice((-1, 0, 1))  # side on which the other limb is in the picture; 0: it is not
         self.middle = other * (self.rx + draw.uniform(3, 25))
 
@@ -85,13 +89,11 @@ class Limb:
         web = self.lines(points)
         anatomy.paint((skin < -3) & threads(web[0], web[1], self.strands), "fascia", "fat")
         inside = skin + self.fat * (1 + 0.25 * wide[0])
-        _, gap = voronoi(torch.stack([q[0], q[1], q[2] * 0.2]), self.sites)
-        muscle = (inside < 0) & (gap > self.septum * (1 + 0.6 * fine[1]))
+        muscle_of, gap = voronoi(torch.stack([q[0], q[1], q[2] * 0.2]), self.sites)
         anatomy.paint((inside < 1.5) & (inside > 0), "fascia", "fat")
-        anatomy.paint(inside < 0, "fat", "fat")
-        anatomy.paint(muscle, "muscle", "muscle")
-        fat = self.streaks(torch.stack([points[0], points[1], points[2] * 0.2]))
-        anatomy.paint(muscle & threads(fat[0], fat[1], self.marbling), "fat", "muscle")  # streaks along the fibers
+        anatomy.paint(inside < 0, "muscle", "muscle")
+        anatomy.paint((inside < 0) & (gap < self.gap * (1 + 0.6 * fine[1])), "fat", "fat")
+        anatomy.mixed["muscle", "fat"] = self._fat(points, muscle_of, gap)
         for kind, line, radius in self.vessels:
             distance = tube(p, line, radius)
             anatomy.paint((distance < 3) & (inside < 0), "fat", "fat")
@@ -101,3 +103,15 @@ class Limb:
             anatomy.paint(distance < 0, "cortical bone", "bone")
             anatomy.paint(distance < -cortex * min(radii), "yellow marrow", "bone")
         return anatomy
+
+    def _fat(self, points: Tensor, muscle_of: Tensor, gap: Tensor) -> Tensor:
+        """Share of fat in a voxel of muscle (X, Y, Z): septa between muscles, and streaks along the fibers of each.
+
+        Args:
+            muscle_of: the muscle that a point belongs to. gap: by how many mm the next one is farther.
+        """
+        lean, along = self.fibers[muscle_of], points[2]
+        across = [points[k] - lean[..., k] * along for k in range(2)]
+        streaks = torch.exp(-(self.streaks(torch.stack([*across, along * 0.12]))[0] / 0.4).square())
+        septa = sheet(gap / 2, self.septum / 2, voxel_of(points))
+        return torch.maximum(self.fatness[muscle_of] * streaks, septa).clamp(0, 1)

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from .geometry import Draw, Noise, axes_of, length
+from .geometry import Draw, Noise, length, sheet, voxel_of
 
 LOBES = ((0.5, 0.5, 0.9), (0.5, -0.6, 0.7), (1.0, 0.3, 0.1), (0.9, -0.4, -0.2), (0.5, 0.6, -0.7), (0.6, -0.5, -0.9),
          (0.2, -0.2, -1.0))  # fmt: skip
@@ -65,13 +65,13 @@ class Lung:
         a, b = self.bend(points)
         back = ((self.hilum[1] - points[1]) / (0.5 * self.depth)).clamp(0, 1)
         share = (back * self.dependent * (1 + 0.3 * a) + b * self.mottle).clamp_min(0)
-        voxel = math.prod(float((axis[1:] - axis[:-1]).abs().mean()) for axis in axes_of(points)) ** (1 / 3)
+        voxel = voxel_of(points)
         if voxel >= COARSE:
             return share
         x, y, z = (float(f) for f in self.fissure)
         plane = (points[0] - self.hilum[0]) * x + (points[1] - self.hilum[1]) * y + (points[2] - self.hilum[2]) * z
         plane = plane - self.fissure_at + a * 6
-        share = torch.maximum(share, (1 - plane.abs() / voxel).clamp_min(0) * min(1.0, 1.2 / voxel))
+        share = torch.maximum(share, sheet(plane, 0.6, voxel))
         for row, box in zip(*self._near(points, voxel), strict=True):
             part = (slice(None), *(slice(lo, hi) for lo, hi in box))
             mix(share[part[1:]], points[part], row, voxel)
