@@ -17,6 +17,7 @@ from zerotumor.phantom.geometry import (
     voronoi,
     voxel_of,
 )
+from zerotumor.phantom.head import Head
 from zerotumor.phantom.limb import Limb
 
 
@@ -117,3 +118,16 @@ def test_muscles_of_a_limb_hold_septa_and_streaks_of_fat():
     means[TISSUES["fat"]] = 1.0
     assert torch.allclose(anatomy.values(means)[muscle], share)
     assert (anatomy.values(means)[anatomy.tissue == TISSUES["fat"]] == 1).all()
+
+
+def test_a_brain_has_gray_matter_between_water_and_white_matter():
+    anatomy = Head(Draw(2)).evaluate(grid((56, 66, 12), (3.0,) * 3, (0, 0, 40)))
+    gray = anatomy.tissue == TISSUES["gray matter"]
+    water, white = (anatomy.mixed["gray matter", name][gray] for name in ("csf", "white matter"))
+    for share in (water, white):
+        assert float(share.min()) >= 0 and float(share.max()) <= 1
+        assert ((share > 0.1) & (share < 0.9)).float().mean() > 0.05  # the ribbon is about as thin as a voxel
+    assert (anatomy.tissue == TISSUES["white matter"]).sum() > 1000
+    means = torch.zeros(len(TISSUES))
+    means[TISSUES["csf"]] = 1.0
+    assert torch.allclose(anatomy.values(means)[gray], water)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from .anatomy import Anatomy
-from .geometry import Draw, Noise, ellipsoid, length, tube
+from .geometry import Draw, Noise, column, ellipsoid, length, tube, voxel_of
 from .trunk import jitter
 
 
@@ -21,7 +23,9 @@ class Head:
         self.center = [0.0, 0.0, 22.0]
         self.extent = (92.0, 112.0, 112.0)
         self.lattice, self.fine = Noise(draw, 48, 3), Noise(draw, 15, 2)
-        self.gyri = Noise(draw, draw.uniform(13, 18), 2, cells=16)
+        self.fold = draw.uniform(8, 13)
+        self.gyri = Noise(draw, self.fold, 2, cells=24)
+        self.sulcus = draw.uniform(0.6, 2.0)  # half width in mm at the surface
         self.cortex = draw.uniform(3.0, 4.5)
         self.csf = draw.uniform(1.5, 6)
         self.skull = draw.uniform(5, 9)
@@ -43,6 +47,7 @@ class Head:
             for x, y, z, r in ((13, -4, 16, [9, 13, 9]), (26, 10, 16, [7, 16, 12]), (14, 26, 24, [6, 9, 8]))
         ]
         self.cerebellum = (jitter(draw, [0, -52, -32], 3), [48, 30, 25])
+        self.fissures = draw.uniform(0.05, 0.3)
         self.sinus = draw.uniform(0.6, 1.2)
 
     def evaluate(self, points: Tensor) -> Anatomy:
@@ -104,15 +109,20 @@ class Head:
     def _brain(self, anatomy: Anatomy, p: Tensor, points: Tensor, brain: Tensor) -> None:
         x, y, z = self.brain
         cerebrum = torch.maximum(ellipsoid(p, self.center, [x, y, z]), -20 - 0.25 * p[1] - p[2])
-        noise = self.gyri(points)
+        noise, voxel = self.gyri(points), voxel_of(points)
         # Sulci: sheets where a noise is near zero, open at the surface and closing with depth.
-        sulcus = noise[0].abs() * 4.5 + 0.8 * noise[1].abs()
+        sulcus = (noise[0].abs() + 0.15 * noise[1].abs()) * self.fold * 0.6
         open_ = (cerebrum + 16).clamp_min(0) / 16
-        depth = torch.minimum(-cerebrum, sulcus * 2.0 - 1.6 * open_ + (-cerebrum - 16).clamp_min(0))
-        anatomy.paint((cerebrum < 0) & (depth > 0), "gray matter", "brain")
-        anatomy.paint((cerebrum < 0) & (depth > self.cortex), "white matter", "brain")
+        depth = torch.minimum(-cerebrum, sulcus - self.sulcus * open_ + (-cerebrum - 16).clamp_min(0))
+        anatomy.paint(cerebrum < 0, "gray matter", "brain")
+        anatomy.paint((cerebrum < 0) & (depth > self.cortex + voxel / 2), "white matter", "brain")
+        # The ribbon of the cortex is hardly thicker than a voxel, and a sulcus is thinner.
+        white = (0.5 + (depth - self.cortex) / voxel).clamp(0, 1)
+        water = (0.5 - depth / voxel).clamp(0, 1)
         for center, radii in self.nuclei:
-            anatomy.paint(ellipsoid(p, center, radii) < 0, "gray matter", "brain")
+            nucleus = ellipsoid(p, center, radii) < 0
+            anatomy.paint(nucleus, "gray matter", "brain")
+            white, water = white.masked_fill(nucleus, 0), water.masked_fill(nucleus, 0)
         for line, radius in self.ventricles:
             anatomy.paint(tube(p, line, radius) < 0, "csf", "brain")
         anatomy.paint((p[0].abs() < self.third * 0.6) & (ellipsoid(p, [0, 0, 10], [6, 16, 10]) < 0), "csf", "brain")
@@ -121,8 +131,11 @@ class Head:
         anatomy.paint(falx & (p[0].abs() < 0.8), "fascia", "brain")
         center, radii = self.cerebellum
         small = ellipsoid(p, center, radii)
-        folia = (length(p - p.new_tensor([0, -30, -30])[:, None, None, None]) % 5) < 3.4
         anatomy.paint(small < 0, "gray matter", "brain")
-        anatomy.paint((small < 0) & ~folia, "csf", "brain")
+        folia = (0.5 + 0.5 * torch.sin(length(p - column([0, -30, -30], p)) * (2 * math.pi / 5))).clamp(0, 1)
+        # Fissures between folia, 5 mm apart; what a voxel cannot resolve is their mean.
+        fissures = self.fissures + (folia * 0.6 - 0.3) * max(0.0, 1 - voxel / 5)
+        white, water = torch.where(small < 0, 0.15, white), torch.where(small < 0, fissures.clamp(0, 1), water)
+        anatomy.mixed["gray matter", "white matter"], anatomy.mixed["gray matter", "csf"] = white, water
         anatomy.paint(small < -9, "white matter", "brain")
         anatomy.paint(tube(p, [[0, -6, 4], [0, -18, -20], [0, -34, -120]], [12, 13, 8]) < 0, "white matter", "brain")
