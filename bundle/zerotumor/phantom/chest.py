@@ -44,6 +44,7 @@ class Chest:
         self.thyroid = [([s * 20, y + 28, 132], [10, 9, 20]) for s in (1, -1)]
         self.breast = draw.uniform(18, 62) if draw.chance(0.5) else 0.0
         self.muscles = [draw.uniform(0.6, 1.4) for _ in range(3)]
+        self.planes = draw.uniform(0.3, 0.9)
 
     def _draw_heart(self, draw: Draw, depth: float) -> None:
         r = min(58.0, 0.46 * depth) * draw.uniform(0.9, 1.05)
@@ -114,15 +115,16 @@ class Chest:
         back = 9 * self.muscles[2] * torch.exp(-(x / 80).square() - ((p[2] - 90) / 80).square()) * (p[1] < 0)
         thick = torch.maximum(torch.maximum(pectoral, side), back) + fine[0] * 1.5
         anatomy.paint((wall > 1.2) & (wall < thick) & (wall < t.fat - 4), "muscle", "muscle")
-        anatomy.paint((wall < 0) & (inner > -1) & (fine[2].abs() < 0.12), "fat", "fat")
         shoulder = (inner < 0) & (inner + narrow > -2)
         anatomy.paint(shoulder, "muscle", "muscle")
-        anatomy.paint(shoulder & (fine[1].abs() < 0.22), "fat", "fat")
         sheet = inner + narrow * 0.6 - t.wall * 0.8
         blade = ((x - 95) / 38).square() + ((p[2] - 70) / 62).square()
         blade = (blade < 1) & (p[1] < 10) & (wall < t.fat - 4)
         anatomy.paint(blade & (sheet.abs() < 9), "muscle", "muscle")
         anatomy.paint(blade & (sheet.abs() < 2.2), "cortical bone", "bone")
+        # Planes of fat between muscles: near where a noise is zero, more of them in the shoulders.
+        steep = torch.where(shoulder, 0.14, 0.07)
+        anatomy.mixed["muscle", "fat"] = self.planes * torch.exp(-(fine[1] / steep).square())
         t.paint_ribs(anatomy, p, inner + narrow + t.wall * 0.45)
 
     def _outside(self, anatomy: Anatomy, p: Tensor, fine: Tensor) -> None:
