@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from zerotumor.phantom import generate
+from zerotumor.phantom.anatomy import TISSUES
 from zerotumor.phantom.chest import Chest
 from zerotumor.phantom.geometry import Draw, grid
 from zerotumor.phantom.lungs import SHRINKS, Lung, mix
@@ -54,9 +55,12 @@ def test_lungs_lie_beside_the_mediastinum_and_hold_air_and_vessels(seed):
     assert float(x[right].mean()) > 40 and float(x[left].mean()) < -40
     between = anatomy.organs == ORGANS["mediastinum"].index
     assert between.any() and abs(float(x[between].mean())) < 30
-    hu = anatomy.values(torch.linspace(-1000, 500, 80))
-    lung = anatomy.tissue == 1
-    assert len(hu[lung].unique()) > 100 and len(hu[~lung].unique()) < 40
+    means = torch.linspace(-1000, 500, len(TISSUES))
+    hu = anatomy.values(means)
+    lung, muscle = (anatomy.tissue == TISSUES[name] for name in ("lung", "muscle"))
+    assert len(hu[lung].unique()) > 100 and len(hu[muscle].unique()) > 100
+    plain = ~(lung | muscle)
+    assert torch.equal(hu[plain], means[anatomy.tissue[plain].long()])
 
 
 def test_a_chest_on_ct_is_as_light_as_lungs_are():
