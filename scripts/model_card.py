@@ -104,6 +104,11 @@ def results_page(records: list[dict], organs: list[dict], trained: dict[str, dic
     return "\n".join(lines)
 
 
+def of_grids(config: dict, zooms: Sequence[float]) -> str:
+    """Voxels of the grids that a method looks at a scan on."""
+    return " and one of ".join(f"{round(config.get('spacing', 3.0) / zoom, 1)} mm" for zoom in zooms)
+
+
 def card(records: list[dict], organs: list[dict], record: dict, method: str) -> str:
     """The model card of a method."""
     healthy = chr(10).join(["", *organs_section([r for r in organs if r["method"] == method], "### Healthy organs")])
@@ -114,14 +119,17 @@ def card(records: list[dict], organs: list[dict], record: dict, method: str) -> 
     real = trained.get("healthy_scans", [])
     material = "Phantoms, and lesions drawn in real anatomy." if real else "Phantoms alone."
     seconds = [r["seconds"] for r in own] or [float("nan")]
-    grids = [round(record["config"].get("spacing", 3.0) / zoom, 1) for zoom in record["config"].get("zooms", [1.0])]
+    config = record["config"]
+    grids = of_grids(config, config.get("zooms", [1.0]))
+    tight = config.get("tight_zooms")
+    tight = f" (a scan that one window holds: of {of_grids(config, tight)})" if tight else ""
     return f"""# Model card: starter weights of {method}
 
 Written by `scripts/model_card.py`. **Research only; not a medical device.**
 
 ## What it is
 
-A small {method} network ({record["config"]}) on a grid of {" and one of ".join(f"{mm} mm" for mm in grids)}, text encoder
+A small {method} network ({config}) on a grid of {grids}{tight}, text encoder
 `{record["text_encoder"]["name"]}`. File `models/{METHODS[method].weights}`, sha256 `{record["sha256"]}`.
 
 ## What it was trained on

@@ -131,6 +131,26 @@ def test_features_of_several_grids_are_kept_and_progress_counts_all():
     assert torch.equal(kept.probabilities, segment_volume(model, image, parse("tumor")).probabilities)
 
 
+class Tight(Zoomed):
+    """Looks on other grids where one window holds a whole scan."""
+
+    tight_zooms = (1.0, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "zooms"), [((16, 14, 16), (1.0, 1.5)), ((17, 14, 16), (1.5, 1.0, 0.75)), ((40, 14, 9), (1.5, 1.0, 0.75))]
+)
+def test_a_scan_that_one_window_holds_is_looked_at_on_its_own_grids(shape, zooms):
+    image, model = volume(*shape), Tight()
+    features = encode_volume(model, image)
+    assert {w.zoom for w in features.windows} == set(zooms)
+    result = segment_volume(model, image, parse("tumor"), features=features)
+    mask, truth = result.probabilities[0] >= 0.5, image[0] > 0.5
+    assert mask.shape == shape
+    assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.8
+    assert Zoomed().grids(shape) == Zoomed.zooms  # a method without such grids answers as before
+
+
 class FineOnly(Segmenter):
     """Finds its lesion, with a probability of 0.8, on its first grid alone; on the second it says 0.05."""
 

@@ -62,7 +62,7 @@ class Canvas:
 
 
 class Canvases:
-    """A canvas for each grid of `Segmenter.zooms`, and their mean on a scan's own grid.
+    """A canvas for each of a scan's grids (`Segmenter.grids`), and their mean on a scan's own grid.
 
     Answers are counted from theta (`Segmentation.logits`), which is not linear: a lesion that one grid shows clearly and
     the next not at all would be outvoted. They are averaged as the probabilities that they were before.
@@ -70,7 +70,7 @@ class Canvases:
 
     def __init__(self, model: Segmenter, channels: dict[str, int], shape: Sequence[int]) -> None:
         self.shape, self.theta = tuple(shape), torch.logit(torch.tensor(float(model.theta)))
-        self.each = {z: Canvas(channels, zoomed_shape(shape, z), model.patch) for z in model.zooms}
+        self.each = {z: Canvas(channels, zoomed_shape(shape, z), model.patch) for z in model.grids(shape)}
 
     def add(self, window: Window, maps: dict[str, Tensor]) -> None:
         self.each[window.zoom].add(window.slices, maps)

@@ -4,7 +4,7 @@ Image features are computed once a window, whatever the number of prompts, and m
 of neighbouring windows have nothing to do with one another, so windows are blended on the maps of each prompt
 (Malenia 3.7, item 5), with the Gaussian weights of MONAI's sliding-window inference.
 
-A method may look at a scan on several grids (`Segmenter.zooms`): a window on a coarse one sees a whole large mass, one on
+A method may look at a scan on several grids (`Segmenter.grids`): a window on a coarse one sees a whole large mass, one on
 a fine one what a small mass is made of. The answers of all grids are averaged on the scan's own.
 """
 
@@ -86,14 +86,14 @@ def pad(image: Tensor, patch: int) -> Tensor:
 
 
 def windows_of(model: Segmenter, image: Tensor, overlap: float, progress: Progress | None = None) -> Iterator[Window]:
-    """Encode an image (C, X, Y, Z) window by window, on each grid of `Segmenter.zooms`.
+    """Encode an image (C, X, Y, Z) window by window, on each of its grids (`Segmenter.grids`).
 
     Windows that hold nothing but air are skipped: there is no lesion outside the body.
     """
     device = next(model.parameters()).device
     parts = [
         (zoom, padded, part)
-        for zoom in model.zooms
+        for zoom in model.grids(image.shape[1:])
         for padded in (pad(resized(image, zoomed_shape(image.shape[1:], zoom)), model.patch),)
         for part in window_slices(padded.shape[1:], model.patch, overlap)
     ]
@@ -117,7 +117,8 @@ def encode_volume(
 ) -> VolumeFeatures | None:
     """Features of a prepared scan (C, X, Y, Z), or None when they would not fit in memory."""
     image = torch.as_tensor(image)
-    shapes = [padded_shape(zoomed_shape(image.shape[1:], zoom), model.patch) for zoom in model.zooms]
+    full = image.shape[1:]
+    shapes = [padded_shape(zoomed_shape(full, zoom), model.patch) for zoom in model.grids(full)]
     count = sum(len(window_slices(shape, model.patch, overlap)) for shape in shapes)
     plan, windows = plan or MemoryPlan(), []
     for window in windows_of(model, image, overlap, progress):
@@ -165,7 +166,7 @@ def segment_volume(
     ranking = ("ungated",) if model.has_ungated else ()
     channels = dict.fromkeys(("gated", *ranking), len(prompts)) | dict.fromkeys(model.blended, 1)
     canvases = Canvases(model, channels, image.shape[1:])
-    best = {zoom: torch.zeros(len(prompts)) for zoom in model.zooms}
+    best = {zoom: torch.zeros(len(prompts)) for zoom in canvases.each}
     attributes: list[dict] = [{} for _ in prompts]
     windows = features.windows if features is not None else windows_of(model, image, overlap, progress)
     for window in windows:

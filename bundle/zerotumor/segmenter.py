@@ -47,6 +47,7 @@ class Segmenter(nn.Module):
     spacing: float = 3.0  # mm of the isotropic grid
     patch: int = 64  # edge of the inference window, voxels
     zooms: tuple[float, ...] = (1.0,)  # grids that a scan is looked at on, so many times as fine as `spacing`
+    tight_zooms: tuple[float, ...] | None = None  # those of a scan that one window holds, see `grids`; None: the same
     theta: float = 0.5  # a prompt whose best score is lower has found nothing
     encoder: TextEncoder | None = None  # for words outside the vocabulary; set by `load`
     weights_sha256: str = "untrained"
@@ -60,6 +61,14 @@ class Segmenter(nn.Module):
     qualities: tuple[str, ...] = ()  # names that `quality` may have, quickest first: how much time an answer may take
     quality: str = ""
     answers: tuple[str, ...] = ()  # names that `ablate` takes
+
+    def grids(self, shape: Sequence[int]) -> tuple[float, ...]:
+        """Zooms that a prepared scan of this shape is looked at with.
+
+        A scan that one window holds whole has nothing more to show to a coarser grid, only the same with more air around.
+        """
+        tight = self.tight_zooms is not None and max(shape) <= self.patch
+        return self.tight_zooms if tight else self.zooms
 
     @property
     def blended(self) -> tuple[str, ...]:
