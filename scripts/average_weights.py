@@ -24,11 +24,12 @@ from zerotumor.text import TextEncoderError
 
 console = Console()
 DEFAULT = next(iter(METHODS))
+CALIBRATED = ("theta", "theta_peak")
 
 
 def described(record: dict) -> dict:
     """What must be the same in all weights."""
-    config = {name: value for name, value in record["config"].items() if name != "theta"}
+    config = {name: value for name, value in record["config"].items() if name not in CALIBRATED}
     return {"config": config, "text_encoder": record["text_encoder"]}
 
 

@@ -1,6 +1,8 @@
 """Choose theta, the probability from which a voxel is painted, on validation phantoms of seen kinds and healthy ones.
 
-python scripts/calibrate.py --weights RUN/model.pt
+python scripts/calibrate.py --weights RUN/model.pt --peaks 0.5,0.6,0.7
+
+With --peaks also theta_peak, the probability that each connected part of a mask must reach somewhere.
 
 Only seeds of training's validation range are used, and no unseen kind. Of the thetas that leave nine tenths of the
 healthy scans under 5 ml of false positives, the one with the best Dice (lesions asked for by name) is written to the
@@ -28,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from zerotumor.inferer import VolumeFeatures, encode_volume, segment_volume
+from zerotumor.inferer import VolumeFeatures, encode_volume, peaked, segment_volume
 from zerotumor.metrics import dice, milliliters
 from zerotumor.phantom import generate
 from zerotumor.prompts import Prompt, parse
@@ -60,7 +62,9 @@ CONFIGS = {
     "diffugts": "configs/diffugts.yaml",
     "closed_set": "configs/closed_set_train.yaml",
 }
-console = Console()
+Choice = tuple[float, float]
+"""theta and theta_peak; 0 is none of the latter."""
+console = Console(width=140)
 
 
 def encoded(model: Segmenter, seed: int, **arguments) -> tuple:
@@ -73,26 +77,26 @@ def encoded(model: Segmenter, seed: int, **arguments) -> tuple:
 
 
 def answers(
-    model: Segmenter, image: Tensor, features: VolumeFeatures | None, prompts: Sequence[Prompt], thetas: Sequence[float]
-) -> Iterator[tuple[float, Tensor]]:
-    """Each theta, and the masks (P, X, Y, Z) that it makes. A method that looks twice does so once, and is then counted."""
-    if not model.second_look:
-        for theta in thetas:
-            model.theta = theta
-            yield theta, segment_volume(model, image, prompts, features=features).probabilities >= 0.5
-        return
-    model.theta = min(thetas)
+    model: Segmenter,
+    image: Tensor,
+    features: VolumeFeatures | None,
+    prompts: Sequence[Prompt],
+    choices: Sequence[Choice],
+) -> Iterator[tuple[Choice, Tensor]]:
+    """Each choice, and the masks (P, X, Y, Z) that it makes; the method answers once, from the lowest theta."""
+    model.theta, model.theta_peak = min(theta for theta, _ in choices), 0.0
     counted = segment_volume(model, image, prompts, features=features)
-    bars = torch.logit(torch.tensor(list(thetas)))
-    for theta, bar in zip(thetas, bars - bars.min(), strict=True):
-        found = torch.tensor(counted.scores) >= theta
-        yield theta, (counted.probabilities >= bar.sigmoid()) & found[:, None, None, None]
+    scores, lowest = torch.tensor(counted.scores), torch.logit(torch.tensor(model.theta))
+    for theta, peak in choices:
+        low, high = (torch.logit(torch.tensor([theta, max(theta, peak)])) - lowest).sigmoid().tolist()
+        masks = peaked(counted.probabilities, low, high) if high > low else counted.probabilities >= low
+        yield (theta, peak), masks & (scores >= theta)[:, None, None, None]
 
 
-def measure(model: Segmenter, count: int, thetas: Sequence[float]) -> dict[float, tuple[float, float]]:
-    """theta -> mean Dice where there is a lesion, share of healthy scans and prompts with under 5 ml."""
-    dices: dict[float, list[float]] = {t: [] for t in thetas}
-    quiet: dict[float, list[bool]] = {t: [] for t in thetas}
+def measure(model: Segmenter, count: int, choices: Sequence[Choice]) -> dict[Choice, tuple[float, float]]:
+    """Choice -> mean Dice where there is a lesion, share of healthy scans and prompts with under 5 ml."""
+    dices: dict[Choice, list[float]] = {c: [] for c in choices}
+    quiet: dict[Choice, list[bool]] = {c: [] for c in choices}
     for k in range(count):
         category, text = ASKED[k % len(ASKED)]
         modality = ("CT", "MR")[k // len(ASKED) % 2]
@@ -102,12 +106,33 @@ def measure(model: Segmenter, count: int, thetas: Sequence[float]) -> dict[float
             model, SEED + 100_000 + k, category="healthy", region=region, modality=modality
         )
         if phantom.records:
-            for theta, masks in answers(model, image, features, parse(text, modality=modality), thetas):
-                dices[theta].append(dice(masks[0], phantom.lesions[0]))
+            for choice, masks in answers(model, image, features, parse(text, modality=modality), choices):
+                dices[choice].append(dice(masks[0], phantom.lesions[0]))
         prompts = parse(HEALTHY[region], modality=modality)
-        for theta, masks in answers(model, blank, blank_features, prompts, thetas):
-            quiet[theta] += [milliliters(mask, model.spacing**3 / 1000) < 5 for mask in masks]
-    return {t: (float(np.nanmean(dices[t])), float(np.mean(quiet[t]))) for t in thetas}
+        for choice, masks in answers(model, blank, blank_features, prompts, choices):
+            quiet[choice] += [milliliters(mask, model.spacing**3 / 1000) < 5 for mask in masks]
+    return {c: (float(np.nanmean(dices[c])), float(np.mean(quiet[c]))) for c in choices}
+
+
+def chosen(measured: dict[Choice, tuple[float, float]], quiet: float) -> Choice:
+    """Of the choices that are quiet enough the best, of equals the quietest; if none is, the highest theta."""
+    enough = [c for c, (_, silent) in measured.items() if silent >= quiet]
+    top = max((measured[c][0] for c in enough), default=0.0)
+    equals = [c for c in enough if measured[c][0] > top - EQUAL]
+    return max(equals, key=lambda c: (measured[c][1], c), default=(max(theta for theta, _ in measured), 0.0))
+
+
+def table(measured: dict[Choice, tuple[float, float]], best: Choice) -> Table:
+    """A line a theta; Dice and quiet without a peak, and with each."""
+    peaks = sorted({peak for _, peak in measured})
+    out = Table("theta", *(f"Dice, quiet; peak {peak}" if peak else "Dice, quiet" for peak in peaks))
+    for theta in dict.fromkeys(theta for theta, _ in measured):
+        cells = []
+        for choice in ((theta, peak) for peak in peaks):
+            mark = " *" if choice == best else ""
+            cells.append("{:.3f}, {:.2f}".format(*measured[choice]) + mark if choice in measured else "")
+        out.add_row(str(theta), *cells)
+    return out
 
 
 def main(
@@ -120,9 +145,11 @@ def main(
     answer: Annotated[str | None, typer.Option(help="attention or fusion, of a method that looks twice")] = None,
     quiet: Annotated[float, typer.Option(help="share of healthy phantoms that must have under 5 ml")] = QUIET,
     thetas: Annotated[str, typer.Option(help="what to choose from, rising")] = THETAS,
+    peaks: Annotated[str, typer.Option(help="theta_peak to choose from, too, separated by commas; empty: none")] = "",
 ) -> None:
     """Calibrate theta and write it to the record."""
-    choices = [float(t) for t in thetas.split(",")]
+    rising = [float(t) for t in thetas.split(",")]
+    higher = [(t, peak) for peak in map(float, filter(None, peaks.split(","))) for t in rising if peak > t]
     path = weights.with_suffix(".json")
     record = json.loads(path.read_text()) if path.is_file() else {}
     try:
@@ -135,15 +162,13 @@ def main(
     if answer in ("pixel", "feature"):
         console.print(f"[red]{answer} has Otsu's threshold and no theta: choose attention or fusion")
         raise typer.Exit(2)
-    measured = measure(model, count, choices)
-    quiet_enough = [t for t in choices if measured[t][1] >= quiet]
-    top = max((measured[t][0] for t in quiet_enough), default=0.0)
-    best = max((t for t in quiet_enough if measured[t][0] > top - EQUAL), default=choices[-1])
-    out = Table("theta", "Dice, seen kinds", "healthy under 5 ml")
-    for theta, (overlap, silent) in measured.items():
-        out.add_row(f"{theta}{' *' if theta == best else ''}", f"{overlap:.3f}", f"{silent:.2f}")
-    console.print(out)
-    record["config"]["theta"] = best
+    measured = measure(model, count, [(t, 0.0) for t in rising] + higher)
+    best = chosen(measured, quiet)
+    console.print(table(measured, best))
+    record["config"]["theta"] = best[0]
+    record["config"].pop("theta_peak", None)
+    if best[1]:
+        record["config"]["theta_peak"] = best[1]
     record["calibrated"] = {
         "phantoms": 2 * count,
         "first_seed": SEED,
@@ -152,7 +177,8 @@ def main(
         "at_least": quiet,
     }
     write_json(record, path, indent=2)
-    console.print(f"theta {best} in {path}; set the same in network_config of {CONFIGS[record['method']]}")
+    said = f"theta {best[0]}" + (f" and theta_peak {best[1]}" if best[1] else "")
+    console.print(f"{said} in {path}; set the same in network_config of {CONFIGS[record['method']]}")
 
 
 if __name__ == "__main__":

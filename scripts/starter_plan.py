@@ -181,11 +181,14 @@ class Tool:
 
 QUIET = {"malenia": "0.75", "zept": "0.75", "closed_set": "0.75", "diffugts": "0.5"}
 """Share of healthy phantoms that theta must keep quiet, where it is not scripts/calibrate.py's own, and see there."""
+PEAKS = {"malenia": "0.5,0.55,0.6,0.65,0.7"}
+"""What theta_peak is chosen from."""
 
 
 def theta(method: str, last: str, file: str) -> Tool:
-    """The threshold, into the record of the weights."""
+    """The thresholds, into the record of the weights."""
     arguments = ("--weights", f"{{models}}/{file}", "--count", "{theta}", "--quiet", QUIET.get(method, "0.9"))
+    arguments += ("--peaks", PEAKS[method]) if method in PEAKS else ()
     return Tool(f"{method}/theta", last, file, "calibrate.py", arguments)
 
 

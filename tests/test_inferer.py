@@ -176,3 +176,29 @@ def test_grids_are_averaged_as_probabilities_before_theta_counts(theta, painted)
     assert result.found == [painted]  # (0.8 + 0.05) / 2 lies between both thetas
     assert bool((result.probabilities[0] >= 0.5).all()) == painted
     assert result.scores[0] == pytest.approx(0.425, abs=1e-3)
+
+
+class Graded(Threshold):
+    """The image's first channel is the probability, counted from theta."""
+
+    def segment(self, features, prompts):
+        p = features["image"].clamp(1e-4, 1 - 1e-4).repeat(1, len(prompts), 1, 1, 1)
+        logits = torch.logit(p) - torch.logit(torch.tensor(self.theta))
+        return Segmentation(logits, p.flatten(2).amax(2), extras={"ungated": p})
+
+    has_ungated = True
+
+
+@pytest.mark.parametrize(("peak", "sure", "unsure"), [(0.0, True, True), (0.6, True, False), (0.9, False, False)])
+def test_a_connected_part_must_reach_the_peak_somewhere(peak, sure, unsure):
+    """The sure part is painted down to theta all the same, and what ranks voxels stays as it was."""
+    image, model = torch.full((2, 20, 20, 20), 0.1), Graded()
+    image[:, 2:7, 2:7, 2:7], image[:, 12:18, 12:18, 12:18] = 0.45, 0.45
+    image[:, 4, 4, 4] = 0.7
+    model.theta, model.theta_peak = 0.4, peak
+    result = segment_volume(model, image, parse("tumor"))
+    painted = result.probabilities[0] >= 0.5
+    assert bool(painted[2:7, 2:7, 2:7].all()) == sure and bool(painted[12:18, 12:18, 12:18].all()) == unsure
+    assert int(painted.sum()) == 125 * sure + 216 * unsure
+    assert result.found == [sure] and result.scores[0] == pytest.approx(0.7, abs=1e-3)
+    assert torch.allclose(result.extras["ungated"][0], image[0], atol=1e-3)

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from monai.data.utils import dense_patch_slices
 from monai.inferers import Inferer
 from monai.utils import convert_to_dst_type
+from skimage.filters import apply_hysteresis_threshold
 from torch import Tensor
 
 from .blending import Canvases, padded_shape, resized, zoomed_shape
@@ -28,6 +29,8 @@ from .segmenter import Segmentation, Segmenter
 Progress = Callable[[int, int], None]
 OVERLAP = 0.25
 """Of neighbouring windows, as a share of their edge; at one half a scan takes three times as long."""
+UNPAINTED = 0.499
+"""What the probability of a part that is dropped is cut to: what ranks voxels or learns from them still sees it."""
 
 
 @dataclass
@@ -137,6 +140,21 @@ def _common(model: Segmenter, image: Tensor, overlap: float, features: VolumeFea
     return model.shared([{name: w.features[name] for name in model.whole_scan} for w in windows])
 
 
+def peaked(probabilities: Tensor, low: float, high: float) -> Tensor:
+    """Masks (P, X, Y, Z) of what is `low` or more, in connected parts that somewhere are `high` (Canny, PAMI 1986)."""
+    low, high = low - 1e-6, max(low, high) - 1e-6  # the library's are strictly above
+    return torch.stack([torch.from_numpy(apply_hysteresis_threshold(p.numpy(), low, high)) for p in probabilities])
+
+
+def settled(model: Segmenter, probabilities: Tensor) -> Tensor:
+    """Probabilities (P, X, Y, Z), counted from theta; parts that nowhere reach `theta_peak` fall below one half."""
+    if model.theta_peak <= model.theta:
+        return probabilities
+    theta, peak = torch.logit(torch.tensor([model.theta, model.theta_peak]))
+    certain = peaked(probabilities, 0.5, float((peak - theta).sigmoid()))
+    return torch.where(certain, probabilities, probabilities.clamp(max=UNPAINTED))
+
+
 @torch.inference_mode()
 def segment_volume(
     model: Segmenter,
@@ -181,6 +199,7 @@ def segment_volume(
     scores = torch.stack(list(best.values())).mean(0)
     probabilities = canvases.answer("gated")
     ungated = canvases.answer("ungated") if ranking else probabilities.clone()
+    probabilities = settled(model, probabilities)
     extras = {"ungated": ungated, **{name: canvases.mean(name) for name in model.blended}}
     if model.second_look:
         probabilities, scores, extras = _complete(model, prepared, probabilities, scores, prompts, extras)

@@ -48,7 +48,8 @@ class Segmenter(nn.Module):
     patch: int = 64  # edge of the inference window, voxels
     zooms: tuple[float, ...] = (1.0,)  # grids that a scan is looked at on, so many times as fine as `spacing`
     tight_zooms: tuple[float, ...] | None = None  # those of a scan that one window holds, see `grids`; None: the same
-    theta: float = 0.5  # a prompt whose best score is lower has found nothing
+    theta: float = 0.5  # probability from which a voxel is painted; a prompt that scores less has found nothing
+    theta_peak: float = 0.0  # if above theta: what each connected part of a mask must reach somewhere
     encoder: TextEncoder | None = None  # for words outside the vocabulary; set by `load`
     weights_sha256: str = "untrained"
     maps: tuple[str, ...] = ()  # names in `Segmentation.extras` of maps (B, 1, X, Y, Z) that whole scans get too

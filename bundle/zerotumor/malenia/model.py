@@ -55,7 +55,7 @@ class Malenia(Segmenter):
         channels, mask_channels: of the backbone. dim: C. tokens: N. heads: attention heads. fusion_depth: layers of
         knowledge injection. text_dim: width of the text encoder. spacing: mm of the grid the network works on.
         patch: edge of the training patch and the inference window, in voxels. theta: probability from which a voxel is
-        painted. zooms, tight_zooms: see `Segmenter`.
+        painted. theta_peak, zooms, tight_zooms: see `Segmenter`.
     """
 
     organ_names = tuple(ORGANS)
@@ -73,11 +73,13 @@ class Malenia(Segmenter):
         spacing: float = 3.0,
         patch: int = 64,
         theta: float = 0.3,
+        theta_peak: float = 0.0,
         zooms: Sequence[float] = (1.0,),
         tight_zooms: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        self.spacing, self.patch, self.theta = float(spacing), int(patch), float(theta)
+        self.spacing, self.patch = float(spacing), int(patch)
+        self.theta, self.theta_peak = float(theta), float(theta_peak)
         self.zooms = tuple(float(z) for z in zooms)
         self.tight_zooms = None if tight_zooms is None else tuple(float(z) for z in tight_zooms)
         self.backbone = ResidualBackbone(2, channels, mask_channels)

@@ -1,0 +1,66 @@
+"""The choice of thresholds: what counts as best, that masks are those of inference, and what is written."""
+
+import json
+
+import calibrate
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+from zerotumor.inferer import segment_volume
+from zerotumor.prompts import parse
+from zerotumor.segmenter import build, load, save
+from zerotumor.text import load_text_encoder
+
+CONFIG = {"channels": [4] * 5, "mask_channels": 2, "dim": 8, "tokens": 2, "heads": 2, "patch": 32, "spacing": 6.0}
+app = typer.Typer()
+app.command()(calibrate.main)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "model.pt"
+    torch.manual_seed(0)
+    model, encoder = build("malenia", CONFIG), load_text_encoder()
+    model.bank.fill(encoder)
+    save(model, "malenia", path, config=CONFIG, encoder=encoder)
+    return path
+
+
+def test_the_best_of_those_that_are_quiet_enough_and_of_equals_the_quietest():
+    measured = {(0.2, 0.0): (0.9, 0.2), (0.4, 0.0): (0.5, 0.75), (0.4, 0.6): (0.495, 0.8), (0.6, 0.0): (0.4, 0.9)}
+    assert calibrate.chosen(measured, 0.75) == (0.4, 0.6)
+    assert calibrate.chosen(measured, 0.85) == (0.6, 0.0)
+    assert calibrate.chosen(measured, 0.95) == (0.6, 0.0)  # none is: the highest theta
+
+
+def test_masks_are_those_of_inference(weights, monkeypatch):
+    """The network has learned nothing, so thresholds are taken from what it says."""
+    monkeypatch.setattr(calibrate, "EXTENT", (192.0, 192.0, 192.0))
+    model = load("malenia", weights)
+    image, features, _ = calibrate.encoded(model, calibrate.SEED, category="liver tumor", modality="CT")
+    prompts = parse("tumor; liver tumor", modality="CT")
+    model.theta = 0.5
+    said = segment_volume(model, image, prompts, features=features).extras["ungated"].flatten()
+    low, middle, high = (float(said.quantile(q)) for q in (0.5, 0.9, 0.99))
+    choices = [(low, 0.0), (middle, 0.0), (middle, high), (high, 0.0)]
+    measured = dict(calibrate.answers(model, image, features, prompts, choices))
+    assert all(masks.any() for masks in measured.values())
+    for (theta, peak), masks in measured.items():
+        model.theta, model.theta_peak = theta, peak
+        answer = segment_volume(model, image, prompts, features=features, minimum_ml=0)
+        assert float(((answer.probabilities >= 0.5) != masks).float().mean()) < 1e-3
+
+
+def test_both_thresholds_go_into_the_record(weights, monkeypatch):
+    monkeypatch.setattr(calibrate, "EXTENT", (192.0, 192.0, 192.0))
+    arguments = ["--weights", str(weights), "--count", "2", "--thetas", "0.3,0.7", "--peaks", "0.5,0.9"]
+    run = CliRunner().invoke(app, arguments)
+    assert run.exit_code == 0, run.output
+    record = json.loads(weights.with_suffix(".json").read_text())
+    pair = record["config"]["theta"], record["config"].get("theta_peak", 0.0)
+    assert pair in [(0.3, 0.0), (0.7, 0.0), (0.3, 0.5), (0.3, 0.9), (0.7, 0.9)]
+    assert record["calibrated"]["phantoms"] == 4 and record["calibrated"]["at_least"] == calibrate.QUIET
+    model = load("malenia", weights)
+    assert (model.theta, model.theta_peak) == pair
