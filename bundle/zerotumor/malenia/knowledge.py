@@ -18,8 +18,9 @@ from .attributes import NAMES, OFFSETS, SLICES
 if TYPE_CHECKING:
     from .model import Malenia
 
-STATED, TYPICAL = 0.5, 0.15
-"""Exponents of an attribute's match: one that the user wrote, and one that is merely usual for the named lesion."""
+STATED, TYPICAL, RESEMBLED = 0.5, 0.05, 0.15
+"""Exponents of an attribute's match: one that the user wrote, one that is merely usual for the named lesion, and one that
+unknown words resemble. What is usual hardly counts: it held down lesions whose attributes the weights do not recognize."""
 PLACE = 0.5
 """Exponent of the location's match."""
 CONFIDENCE = 0.5
@@ -57,7 +58,7 @@ def wanted(prompt: Prompt, model: Malenia) -> tuple[Tensor, dict[str, float]]:
         for name in NAMES:
             if name not in exponents:
                 row[SLICES[name]] = (similarity[SLICES[name]] / UNKNOWN_TEXT).softmax(0)
-                exponents[name] = TYPICAL
+                exponents[name] = RESEMBLED
     for name in exponents:
         row[SLICES[name]] = row[SLICES[name]] / row[SLICES[name]].amax().clamp_min(1e-6)
     return row, exponents
