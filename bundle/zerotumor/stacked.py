@@ -1,9 +1,9 @@
 """A second U-Net stacked on the first: it sees the first's maps and the image once more, and corrects the maps.
 
-Stacked hourglass networks (Newell et al., ECCV 2016) do the same. The first is cheap and finds its way in the body; the second
-is three times as wide at stride 2, and starts as no change at all: what the first knows is not lost while the second learns.
-It works at stride 2, where a CPU's convolutions are bound by arithmetic and not by memory; the image and the first's finest map
-come to it folded, without loss.
+Stacked hourglass networks (Newell et al., ECCV 2016) do the same. The first is cheap and finds its way in the body; the
+second is three times as wide at stride 2, and starts as no change at all: what the first knows is not lost while the second
+learns. It works at stride 2, where a CPU's convolutions are bound by arithmetic and not by memory; the image and the first's
+finest map come to it folded, without loss.
 """
 
 from __future__ import annotations
