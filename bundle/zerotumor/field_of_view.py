@@ -16,7 +16,7 @@ KEYS = ("image", "lesions", "organs")
 class RandFieldOfView(Randomizable, Transform):
     """Keep a random box of a sample and leave nothing around it, as in a scan that was cut before it was prepared.
 
-    The brightness of MR is counted from what is left, as `transforms.normalize` would have: where little fat is in the picture,
+    The brightness of MR is counted from what is left, as `transforms.normalize` would: where little fat is in the picture,
     muscle is brighter.
 
     Args:
