@@ -38,7 +38,7 @@ STAGES = (
         {"dataset_dir": PHANTOMS},
     ),
     Stage(
-        "malenia/second", (*MALENIA, "malenia_second"), {"learning_rate": 1.2e-3}, {"pretrained": "malenia/whole/model.pt"},
+        "malenia/cut", (*MALENIA, "malenia_cut"), {"learning_rate": 1e-3}, {"pretrained": "malenia/whole/model.pt"},
         ships={"model.pt": "model.pt"},
     ),
     Stage("refine/clicks", ("train_refine",), ships={"model.pt": "refine/model.pt"}),
@@ -103,7 +103,7 @@ DRAWN = {"train_healthy": 1600}
 MASSES = {"train_masses::limb": 1200, "train_masses::head": 900, "train_masses::chest": 1500}
 ADDED = ("train_faint", *MASSES)
 """Overrides that say how many phantoms are made besides `Length.phantoms`."""
-SECOND = {"train_faint": 1500, "train_healthy": 1300, "train_masses::limb": 1000, "train_masses::head": 500,
+CUT = {"train_faint": 1500, "train_healthy": 1300, "train_masses::limb": 1000, "train_masses::head": 500,
           "train_masses::chest": 700}  # fmt: skip
 TINY = {"network_config::channels": "[4,4,4,4,4]", "network_config::mask_channels": 2, "network_config::patch": 32,
         "network_config::spacing": 8.0, "workers": 0}  # fmt: skip
@@ -124,7 +124,7 @@ BUDGETS = {
         {
             "malenia/dense": Length(8000, 4, 7200, 0.9, FAINT | DRAWN),
             "malenia/whole": Length(3200, 4, 7200, 1.9, FAINT | DRAWN | MASSES),
-            "malenia/second": Length(4400, 4, 1500, 1.3, SECOND | {"workers": 1}),
+            "malenia/cut": Length(4000, 4, 1500, 0.8, CUT | {"workers": 1}),
             "refine/clicks": Length(3000, 4, 2400, 1.2),
             "zept/organs": Length(6000, 4, 2400, 1.6),
             "zept/tumors": Length(4000, 4, 2400, 1.6),
@@ -141,7 +141,7 @@ BUDGETS = {
         {
             "malenia/dense": Length(3000, 8, 3200, 0.05, GPU_FAINT),
             "malenia/whole": Length(1200, 8, 3200, 0.15, GPU_FAINT | MASSES),
-            "malenia/second": Length(1600, 8, 1500, 0.15, SECOND | {"workers": 12}),
+            "malenia/cut": Length(1600, 8, 1500, 0.15, CUT | {"workers": 12}),
             "refine/clicks": Length(800, 8, 1600, 0.2, {"workers": 12}),
             "zept/organs": Length(1200, 8, 2400, 0.12, {"workers": 12}),
             "zept/tumors": Length(800, 8, 2400, 0.12, {"workers": 12}),
@@ -158,9 +158,8 @@ BUDGETS = {
         {
             "malenia/dense": Length(2, 2, 2, 1.0, TINY | {"network_config::dim": 8, "network_config::tokens": 2}),
             "malenia/whole": Length(2, 2, 2, 1.0, TINY | {"network_config::dim": 8, "network_config::tokens": 2}),
-            "malenia/second": Length(2, 2, 2, 1.0, TINY | {
-                "network_config::dim": 8, "network_config::tokens": 2, "network_config::second": "[4,4,4,4]",
-                "sample_spacing": 8.0, "sample_edge": 32,
+            "malenia/cut": Length(2, 2, 2, 1.0, TINY | {
+                "network_config::dim": 8, "network_config::tokens": 2, "sample_spacing": 8.0, "sample_edge": 32,
             }),
             "refine/clicks": Length(2, 2, 2, 1.0, {
                 "network_config::channels": "[4,4,4,4,4]", "network_config::mask_channels": 2, "edge": 32, "workers": 0,
@@ -214,7 +213,7 @@ def doubts(method: str, last: str, file: str) -> Tool:
 
 
 LAST = {
-    "malenia": ("malenia/second", "model.pt"),
+    "malenia": ("malenia/cut", "model.pt"),
     "zept": ("zept/tumors", "zept/model.pt"),
     "diffugts": ("diffugts/residual", "diffugts/model.pt"),
     "closed_set": ("closed_set/whole", "closed_set/model.pt"),

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import requests
 import torch
-from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
+from monai.bundle import ConfigParser, ConfigWorkflow, verify_metadata, verify_net_in_out
 
 from zerotumor.phantom import generate
 from zerotumor.segmenter import load
@@ -106,6 +106,19 @@ def test_trains_resumes_and_exports(bundle, tmp_path):
     model = load("malenia", tmp_path / "run")
     assert torch.isfinite(model(torch.rand(1, 2, 32, 32, 32))).all()
     assert list((tmp_path / "run").rglob("events.out.tfevents*"))
+
+
+@pytest.mark.parametrize("config", ["train", "train_refine", "diffusion_autoencoder", "diffusion_unet"])
+def test_a_run_that_goes_on_draws_other_samples_than_it_began_with(config, tmp_path):
+    def seed_of_run() -> int:
+        parser = ConfigParser(ConfigParser.load_config_file(ROOT / "bundle" / "configs" / f"{config}.yaml"))
+        parser.update({"output_dir": str(tmp_path), "seed": 5})
+        return parser.get_parsed_content("run_seed")
+
+    assert seed_of_run() == 5
+    for epoch in (9, 10):
+        (tmp_path / f"checkpoint_epoch={epoch}.pt").touch()
+    assert seed_of_run() == 15
 
 
 def test_trains_on_scans_and_leaves_unseen_categories_out(bundle, tmp_path):

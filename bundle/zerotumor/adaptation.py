@@ -161,6 +161,7 @@ class Adapted(Segmenter):
         self.base, self.adapters, self.version = base, nn.ModuleList(adapters), version
         self.spacing, self.patch, self.theta = base.spacing, base.patch, base.theta
         self.zooms, self.tight_zooms, self.theta_peak = base.zooms, base.tight_zooms, base.theta_peak
+        self.edge_weight = base.edge_weight
         self.encoder, self.weights_sha256 = base.encoder, weights_sha256
         self.maps, self.images, self.organ_names = base.maps, base.images, base.organ_names
         self.whole_scan, self.qualities, self.has_ungated = base.whole_scan, base.qualities, base.has_ungated

@@ -23,6 +23,7 @@ from skimage.filters import apply_hysteresis_threshold
 from torch import Tensor
 
 from .blending import Canvases, padded_shape, resized, zoomed_shape
+from .edges import along_edges
 from .prompts import Prompt, parse
 from .segmenter import Segmentation, Segmenter
 
@@ -203,6 +204,7 @@ def segment_volume(
     extras = {"ungated": ungated, **{name: canvases.mean(name) for name in model.blended}}
     if model.second_look:
         probabilities, scores, extras = _complete(model, prepared, probabilities, scores, prompts, extras)
+    probabilities = along_edges(image, probabilities, model.edge_weight)
     voxel_ml = model.spacing**3 / 1000
     found = [
         float(score) >= model.theta and float((p >= 0.5).sum()) * voxel_ml >= minimum_ml

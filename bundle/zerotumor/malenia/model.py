@@ -18,7 +18,6 @@ from ..backbone import ResidualBackbone, coordinates
 from ..contrast import clamped_temperature
 from ..prompts import Prompt
 from ..segmenter import Segmentation, Segmenter
-from ..stacked import StackedBackbone
 from ..vocabulary import ORGANS
 from .attributes import NAMES, SLICES, AttributeBank
 from .decoder import Decoded, TokenDecoder
@@ -56,8 +55,7 @@ class Malenia(Segmenter):
         channels, mask_channels: of the backbone. dim: C. tokens: N. heads: attention heads. fusion_depth: layers of
         knowledge injection. text_dim: width of the text encoder. spacing: mm of the grid the network works on.
         patch: edge of the training patch and the inference window, in voxels. theta: probability from which a voxel is
-        painted. theta_peak, zooms, tight_zooms: see `Segmenter`. second: widths of a second U-Net stacked on the first
-        (`stacked.SecondUNet`); without them there is none.
+        painted. theta_peak, edge_weight, zooms, tight_zooms: see `Segmenter`.
     """
 
     organ_names = tuple(ORGANS)
@@ -76,20 +74,16 @@ class Malenia(Segmenter):
         patch: int = 64,
         theta: float = 0.3,
         theta_peak: float = 0.0,
+        edge_weight: float = 0.0,
         zooms: Sequence[float] = (1.0,),
         tight_zooms: Sequence[float] | None = None,
-        second: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.spacing, self.patch = float(spacing), int(patch)
-        self.theta, self.theta_peak = float(theta), float(theta_peak)
+        self.theta, self.theta_peak, self.edge_weight = float(theta), float(theta_peak), float(edge_weight)
         self.zooms = tuple(float(z) for z in zooms)
         self.tight_zooms = None if tight_zooms is None else tuple(float(z) for z in tight_zooms)
-        self.backbone = (
-            StackedBackbone(2, channels, mask_channels, second)
-            if second
-            else ResidualBackbone(2, channels, mask_channels)
-        )
+        self.backbone = ResidualBackbone(2, channels, mask_channels)
         widths = self.backbone.feature_channels
         self.bank = AttributeBank(text_dim, dim)
         self.decoder = TokenDecoder(widths, dim, tokens, heads)
