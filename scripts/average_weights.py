@@ -24,7 +24,7 @@ from zerotumor.text import TextEncoderError
 
 console = Console()
 DEFAULT = next(iter(METHODS))
-CALIBRATED = ("theta", "theta_peak")
+CALIBRATED = ("theta", "theta_peak", "edge_weight")
 
 
 def described(record: dict) -> dict:
