@@ -115,10 +115,10 @@ def test_a_run_that_goes_on_draws_other_samples_than_it_began_with(config, tmp_p
         parser.update({"output_dir": str(tmp_path), "seed": 5})
         return parser.get_parsed_content("run_seed")
 
-    assert seed_of_run() == 5
+    assert seed_of_run() == 5000  # a run of seed 6 must not come upon it ten epochs earlier
     for epoch in (9, 10):
         (tmp_path / f"checkpoint_epoch={epoch}.pt").touch()
-    assert seed_of_run() == 15
+    assert seed_of_run() == 5010
 
 
 def test_trains_on_scans_and_leaves_unseen_categories_out(bundle, tmp_path):
