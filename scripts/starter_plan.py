@@ -35,11 +35,7 @@ STAGES = (
     Stage("malenia/dense", MALENIA, {"dense": True, "learning_rate": 1.4e-3}, shared={"dataset_dir": PHANTOMS}),
     Stage(
         "malenia/whole", MALENIA, {"learning_rate": 8e-4}, {"pretrained": "malenia/dense/model.pt"},
-        {"dataset_dir": PHANTOMS},
-    ),
-    Stage(
-        "malenia/cut", (*MALENIA, "malenia_cut"), {"learning_rate": 1e-3}, {"pretrained": "malenia/whole/model.pt"},
-        ships={"model.pt": "model.pt"},
+        {"dataset_dir": PHANTOMS}, ships={"model.pt": "model.pt"},
     ),
     Stage("refine/clicks", ("train_refine",), ships={"model.pt": "refine/model.pt"}),
     Stage(
@@ -103,8 +99,6 @@ DRAWN = {"train_healthy": 1600}
 MASSES = {"train_masses::limb": 1200, "train_masses::head": 900, "train_masses::chest": 1500}
 ADDED = ("train_faint", *MASSES)
 """Overrides that say how many phantoms are made besides `Length.phantoms`."""
-CUT = {"train_faint": 1500, "train_healthy": 1300, "train_masses::limb": 1000, "train_masses::head": 500,
-          "train_masses::chest": 700}  # fmt: skip
 TINY = {"network_config::channels": "[4,4,4,4,4]", "network_config::mask_channels": 2, "network_config::patch": 32,
         "network_config::spacing": 8.0, "workers": 0}  # fmt: skip
 TINY_PRIOR = {
@@ -124,7 +118,6 @@ BUDGETS = {
         {
             "malenia/dense": Length(8000, 4, 7200, 0.9, FAINT | DRAWN),
             "malenia/whole": Length(3200, 4, 7200, 1.9, FAINT | DRAWN | MASSES),
-            "malenia/cut": Length(4000, 4, 1500, 0.8, CUT | {"workers": 1}),
             "refine/clicks": Length(3000, 4, 2400, 1.2),
             "zept/organs": Length(6000, 4, 2400, 1.6),
             "zept/tumors": Length(4000, 4, 2400, 1.6),
@@ -141,7 +134,6 @@ BUDGETS = {
         {
             "malenia/dense": Length(3000, 8, 3200, 0.05, GPU_FAINT),
             "malenia/whole": Length(1200, 8, 3200, 0.15, GPU_FAINT | MASSES),
-            "malenia/cut": Length(1600, 8, 1500, 0.15, CUT | {"workers": 12}),
             "refine/clicks": Length(800, 8, 1600, 0.2, {"workers": 12}),
             "zept/organs": Length(1200, 8, 2400, 0.12, {"workers": 12}),
             "zept/tumors": Length(800, 8, 2400, 0.12, {"workers": 12}),
@@ -158,9 +150,6 @@ BUDGETS = {
         {
             "malenia/dense": Length(2, 2, 2, 1.0, TINY | {"network_config::dim": 8, "network_config::tokens": 2}),
             "malenia/whole": Length(2, 2, 2, 1.0, TINY | {"network_config::dim": 8, "network_config::tokens": 2}),
-            "malenia/cut": Length(2, 2, 2, 1.0, TINY | {
-                "network_config::dim": 8, "network_config::tokens": 2, "sample_spacing": 8.0, "sample_edge": 32,
-            }),
             "refine/clicks": Length(2, 2, 2, 1.0, {
                 "network_config::channels": "[4,4,4,4,4]", "network_config::mask_channels": 2, "edge": 32, "workers": 0,
             }),
@@ -213,7 +202,7 @@ def doubts(method: str, last: str, file: str) -> Tool:
 
 
 LAST = {
-    "malenia": ("malenia/cut", "model.pt"),
+    "malenia": ("malenia/whole", "model.pt"),
     "zept": ("zept/tumors", "zept/model.pt"),
     "diffugts": ("diffugts/residual", "diffugts/model.pt"),
     "closed_set": ("closed_set/whole", "closed_set/model.pt"),

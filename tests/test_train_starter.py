@@ -202,7 +202,7 @@ def test_finished_weights_are_shipped_with_their_records(tmp_path):
 
 
 def test_new_weights_replace_collected_ones_and_the_same_do_not(tmp_path):
-    programme, stage = Programme(tmp_path, "smoke"), STAGES[2]
+    programme, stage = Programme(tmp_path, "smoke"), STAGES[1]
     finished(programme, stage)
     programme.collect()
     kept = programme.models / "model.json"

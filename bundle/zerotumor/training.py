@@ -79,7 +79,6 @@ class GeneratePhantom(Transform):
             "lesions": phantom.lesions.to(torch.uint8),
             "organs": phantom.organs.to(torch.uint8),
             "values": torch.tensor(values, dtype=torch.int16).reshape(-1, len(NAMES)),
-            "ct": torch.tensor(phantom.modality == "CT"),
         }
 
 
