@@ -83,8 +83,11 @@ def answers(
     prompts: Sequence[Prompt],
     choices: Sequence[Choice],
 ) -> Iterator[tuple[Choice, Tensor]]:
-    """Each choice, and the masks (P, X, Y, Z) that it makes; the method answers once, from the lowest theta."""
-    model.theta, model.theta_peak = min(theta for theta, _ in choices), 0.0
+    """Each choice, and the masks (P, X, Y, Z) that it makes; the method answers once, from the lowest theta.
+
+    Masks are not drawn along edges here: that moves their outlines, and would take a cut for every choice.
+    """
+    model.theta, model.theta_peak, model.edge_weight = min(theta for theta, _ in choices), 0.0, 0.0
     counted = segment_volume(model, image, prompts, features=features)
     scores, lowest = torch.tensor(counted.scores), torch.logit(torch.tensor(model.theta))
     for theta, peak in choices:

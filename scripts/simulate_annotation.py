@@ -33,6 +33,7 @@ from torch import Tensor
 from zerotumor.adaptation import EVERYWHERE, Adapted, Adapter, believed
 from zerotumor.annotation import LabelError, check_label
 from zerotumor.cohorts import SEEN, measured_phantom, measured_phantoms, real_cases, spread
+from zerotumor.edges import along_edges
 from zerotumor.held_out import leave_one_out, scope
 from zerotumor.learning import FEWEST, Example, example_of, learn, method_maps, replay
 from zerotumor.metrics import dice
@@ -143,7 +144,8 @@ class Setting:
 
     def answer(self, scan: Scan, adapter: Adapter | None) -> Tensor:
         """(X, Y, Z) bool on the scan's grid."""
-        found = self.probability(scan, adapter)[None]
+        image = torch.as_tensor(scan.encoded.prepared).as_subclass(Tensor)
+        found = along_edges(image, self.probability(scan, adapter)[None], self.model.edge_weight)
         return to_grid(found, scan.encoded.prepared.affine, scan.encoded.scan)[0] >= 0.5
 
     def unsure(self, scan: Scan, adapter: Adapter | None) -> float:

@@ -3,8 +3,10 @@
 import torch
 
 from zerotumor.edges import INSIDE, OUTSIDE, along_edges
+from zerotumor.inferer import segment_volume
 from zerotumor.metrics import dice
 from zerotumor.phantom.imaging import blur
+from zerotumor.prompts import parse
 
 EDGE = 24
 
@@ -65,3 +67,16 @@ def test_both_sides_of_an_outline_are_as_far_from_one_half():
     after = along_edges(image, blob, 1.0)[0]
     rim = torch.nn.functional.max_pool3d(truth[None, None].float(), 3, 1, 1)[0, 0].bool() & (after < 0.5)
     assert rim.any() and (after[rim] <= OUTSIDE).all() and INSIDE + OUTSIDE == 1
+
+
+def test_masks_of_whole_scans_are_drawn_so_where_the_method_asks_for_it(tiny_malenia):
+    model, image = tiny_malenia(), scene()[0].contiguous()
+    counted = (
+        segment_volume(model, image, parse("tumor")).extras["ungated"].quantile(0.7)
+    )  # three of ten voxels are painted
+    model.theta = float((torch.logit(counted) + torch.logit(torch.tensor(model.theta))).sigmoid())
+    plain = segment_volume(model, image, parse("tumor")).probabilities
+    model.edge_weight = 0.05  # more would cut most of the noise away that an untrained network paints, and is not done
+    drawn = segment_volume(model, image, parse("tumor")).probabilities
+    assert 0.2 < float((plain >= 0.5).float().mean()) < 0.4
+    assert torch.equal(drawn, along_edges(image, plain, 0.05)) and not torch.equal(drawn, plain)
