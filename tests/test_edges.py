@@ -71,9 +71,8 @@ def test_both_sides_of_an_outline_are_as_far_from_one_half():
 
 def test_masks_of_whole_scans_are_drawn_so_where_the_method_asks_for_it(tiny_malenia):
     model, image = tiny_malenia(), scene()[0].contiguous()
-    counted = (
-        segment_volume(model, image, parse("tumor")).extras["ungated"].quantile(0.7)
-    )  # three of ten voxels are painted
+    # theta is moved so that three of ten voxels are painted
+    counted = segment_volume(model, image, parse("tumor")).extras["ungated"].quantile(0.7)
     model.theta = float((torch.logit(counted) + torch.logit(torch.tensor(model.theta))).sigmoid())
     plain = segment_volume(model, image, parse("tumor")).probabilities
     model.edge_weight = 0.05  # more would cut most of the noise away that an untrained network paints, and is not done
