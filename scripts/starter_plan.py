@@ -12,6 +12,8 @@ ZEPT = ("train", "zept", "zept_train")
 ATTENTION = ("train", "diffugts", "diffugts_attention", "diffugts_taps")
 CLOSED_SET = ("train", "closed_set_train")
 RESIDUAL = ("train", "diffugts", "diffugts_residual")
+GAIN = {"network_config::gain": 0.15}
+"""Of Malenia's backbone, which ZePT begins with."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,10 @@ STAGES = (
     ),
     Stage("refine/clicks", ("train_refine",), ships={"model.pt": "refine/model.pt"}),
     Stage(
-        "zept/organs", ZEPT, {"stage": 1}, {"pretrained": "malenia/whole/model.pt"}, {"dataset_dir": PHANTOMS},
+        "zept/organs", ZEPT, {"stage": 1, **GAIN}, {"pretrained": "malenia/whole/model.pt"}, {"dataset_dir": PHANTOMS},
     ),
     Stage(
-        "zept/tumors", ZEPT, {"stage": 2}, {"pretrained": "zept/organs/best.pt"}, {"dataset_dir": PHANTOMS},
+        "zept/tumors", ZEPT, {"stage": 2, **GAIN}, {"pretrained": "zept/organs/best.pt"}, {"dataset_dir": PHANTOMS},
         ships={"model.pt": "zept/model.pt"},
     ),
     Stage("diffugts/autoencoder", ("diffusion_autoencoder",), makes="autoencoder.pt"),

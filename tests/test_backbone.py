@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from zerotumor.attention import MaskedDecoderLayer, flatten, masks_of
-from zerotumor.backbone import ResidualBackbone, coordinates
+from zerotumor.backbone import BalancedUnit, ResidualBackbone, coordinates
 
 
 def test_four_maps_at_their_strides():
@@ -17,6 +17,29 @@ def test_four_maps_at_their_strides():
         "f4": (3, 32, 48, 16),
     }
     assert {k: m.shape[1] for k, m in maps.items()} == backbone.feature_channels
+
+
+def test_the_linear_path_cannot_drown_the_other_one():
+    torch.manual_seed(0)
+    unit, image = BalancedUnit(3, 4, 8, strides=2, subunits=2, gain=0.5), torch.randn(2, 4, 8, 8, 8)
+    linear = unit.norm(unit.residual(image))
+    assert torch.allclose(unit(image) - linear, 0.5 * unit.conv(image), atol=1e-6)
+    before = unit(image)
+    with torch.no_grad():
+        unit.residual.weight *= 1000
+        unit.residual.bias *= 1000
+    assert torch.allclose(unit(image), before, atol=1e-3)
+
+
+def test_the_two_deepest_levels_are_balanced_where_a_gain_is_given():
+    plain, balanced = ResidualBackbone(2, (4, 4, 8, 8, 8), 2), ResidualBackbone(2, (4, 4, 8, 8, 8), 2, gain=0.15)
+    assert [isinstance(unit, BalancedUnit) for unit in balanced.encoder] == [False, False, False, True, True]
+    assert not any(isinstance(unit, BalancedUnit) for unit in plain.encoder)
+    new = set(balanced.state_dict()) - set(plain.state_dict())
+    assert new == {f"encoder.{k}.{name}" for k in (3, 4) for name in ("gain", "norm.weight", "norm.bias")}
+    assert set(plain.state_dict()) < set(balanced.state_dict())  # one can start from the other's weights
+    balanced(torch.rand(1, 2, 32, 32, 32))["f4"].sum().backward()
+    assert all(float(balanced.encoder[k].gain.grad.abs().max()) > 0 for k in (3, 4))
 
 
 def test_bad_arguments_say_what_to_do():

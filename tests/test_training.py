@@ -149,3 +149,10 @@ def test_warm_start_takes_what_fits(tmp_path):
     layer = torch.nn.Linear(2, 3)
     assert warm_start(layer, tmp_path / "a.pt") == ["bias"]
     assert (layer.weight == 1).all()
+
+
+def test_warm_start_takes_what_is_called_differently(tmp_path):
+    torch.save({"head.0.weight": torch.ones(3, 2), "head.0.bias": torch.ones(3)}, tmp_path / "a.pt")
+    layer = torch.nn.Linear(2, 3)
+    assert warm_start(layer, tmp_path / "a.pt", renamed={"head.0.": ""}) == []
+    assert (layer.weight == 1).all() and (layer.bias == 1).all()

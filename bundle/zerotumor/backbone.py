@@ -12,6 +12,7 @@ full grid is bound by memory, and this halves the time of a training step.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from monai.networks.blocks import Convolution, ResidualUnit
@@ -30,6 +31,28 @@ def coordinates(like: Tensor) -> Tensor:
     return torch.cat([xyz, xyz.square()]).expand(like.shape[0], -1, -1, -1, -1)
 
 
+class BalancedUnit(ResidualUnit):
+    """MONAI's residual unit, its linear path normed and its other path weighed channel by channel.
+
+    In MONAI's the convolutions' path is normed and the linear one is not. What follows the bottleneck is normed, too, so
+    nothing holds the linear path's weights: every step of Adam makes them larger (Arora et al., ICLR 2019), and the
+    bottleneck ends up as a linear map with a nonlinear part of a few thousandths. Here the linear path is brought to
+    size one (a layer norm over channels and voxels), and how much the other one counts is learned from `gain`.
+
+    Args:
+        gain: what each channel of the convolutions' path is multiplied with at first.
+    """
+
+    def __init__(self, *args: object, gain: float, **more: object) -> None:
+        super().__init__(*args, **more)
+        self.norm = nn.GroupNorm(1, self.out_channels)
+        self.gain = nn.Parameter(torch.full((1, self.out_channels, 1, 1, 1), float(gain)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, X, Y, Z) -> (B, out_channels, ...), smaller by the strides."""
+        return self.norm(self.residual(x)) + self.gain * self.conv(x)
+
+
 class ResidualBackbone(nn.Module):
     """Residual U-Net with five levels.
 
@@ -37,10 +60,15 @@ class ResidualBackbone(nn.Module):
         in_channels: channels of the input (B, in_channels, X, Y, Z).
         channels: width of the encoder's levels, finest (stride 2) first, the last being the bottleneck (stride 16).
         mask_channels: width of `f4`, the full-resolution map.
+        gain: of the two deepest levels, which are a `BalancedUnit` each; None: a `ResidualUnit`, like the others.
     """
 
     def __init__(
-        self, in_channels: int = 2, channels: Sequence[int] = (16, 32, 64, 128, 256), mask_channels: int = 8
+        self,
+        in_channels: int = 2,
+        channels: Sequence[int] = (16, 32, 64, 128, 256),
+        mask_channels: int = 8,
+        gain: float | None = None,
     ) -> None:
         super().__init__()
         if len(channels) != 5:
@@ -48,7 +76,10 @@ class ResidualBackbone(nn.Module):
         c1, c2, c3, c4, c5 = channels
         self.stride = 16
         steps = ((in_channels, c1, 2), (c1, c2, 2), (c2, c3, 2), (c3, c4, 2), (c4, c5, 1))
-        self.encoder = nn.ModuleList(ResidualUnit(3, a, b, strides=s, kernel_size=3, subunits=2) for a, b, s in steps)
+        kinds = [ResidualUnit] * 3 + [ResidualUnit if gain is None else partial(BalancedUnit, gain=gain)] * 2
+        self.encoder = nn.ModuleList(
+            unit(3, a, b, strides=s, kernel_size=3, subunits=2) for unit, (a, b, s) in zip(kinds, steps, strict=True)
+        )
         self.decoder = nn.ModuleList(self._up(a, b) for a, b in ((c5 + c4, c3), (c3 + c3, c2), (c2 + c2, c1)))
         # The input, folded to stride 2 without loss, joins the last map: edges that the first convolution blurred return.
         self.sharpen = nn.Sequential(

@@ -21,8 +21,9 @@ class ClosedSet(Segmenter):
     """U-Net with one class: any lesion.
 
     Args:
-        channels, mask_channels: of the backbone. spacing: mm of the grid. patch: edge of the training patch and the
-        inference window, in voxels. theta: probability from which a voxel is painted. zooms: see `Segmenter`.
+        channels, mask_channels, gain: of the backbone. spacing: mm of the grid. patch: edge of the training patch and the
+        inference window, in voxels. theta: probability from which a voxel is painted. theta_peak, edge_weight, zooms,
+        tight_zooms: see `Segmenter`.
     """
 
     def __init__(
@@ -32,12 +33,18 @@ class ClosedSet(Segmenter):
         spacing: float = 4.0,
         patch: int = 48,
         theta: float = 0.5,
+        theta_peak: float = 0.0,
+        edge_weight: float = 0.0,
         zooms: Sequence[float] = (1.0,),
+        tight_zooms: Sequence[float] | None = None,
+        gain: float | None = None,
     ) -> None:
         super().__init__()
-        self.spacing, self.patch, self.theta = float(spacing), int(patch), float(theta)
+        self.spacing, self.patch = float(spacing), int(patch)
+        self.theta, self.theta_peak, self.edge_weight = float(theta), float(theta_peak), float(edge_weight)
         self.zooms = tuple(float(z) for z in zooms)
-        self.backbone = ResidualBackbone(2, channels, mask_channels)
+        self.tight_zooms = None if tight_zooms is None else tuple(float(z) for z in tight_zooms)
+        self.backbone = ResidualBackbone(2, channels, mask_channels, gain)
         self.head = nn.Conv3d(mask_channels, 1, kernel_size=1)
 
     def encode_image(self, image: Tensor) -> dict[str, Tensor]:

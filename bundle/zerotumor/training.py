@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from ignite.engine import Engine, Events
@@ -297,10 +298,18 @@ def trained_before(weights: str | Path) -> dict[str, object]:
     return {}
 
 
-def warm_start(network: torch.nn.Module, path: str | Path) -> list[str]:
-    """Copy from a weights file or checkpoint whatever fits in name and shape; returns the names that stay fresh."""
+def warm_start(
+    network: torch.nn.Module, path: str | Path, renamed: Mapping[str, str] = MappingProxyType({})
+) -> list[str]:
+    """Copy from a weights file or checkpoint whatever fits in name and shape; returns the names that stay fresh.
+
+    Args:
+        renamed: beginning of names in the file -> what the network calls that.
+    """
     state = torch.load(path, map_location="cpu", weights_only=True)
     state = state.get("model", state)
+    for there, here in renamed.items():
+        state = {k.replace(there, here, 1) if k.startswith(there) else k: v for k, v in state.items()}
     own = network.state_dict()
     fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
     network.load_state_dict(fitting, strict=False)

@@ -52,7 +52,7 @@ class Malenia(Segmenter):
     """The method, whole; see `bundle/docs/methods.md` for the paper's equation behind each part.
 
     Args:
-        channels, mask_channels: of the backbone. dim: C. tokens: N. heads: attention heads. fusion_depth: layers of
+        channels, mask_channels, gain: of the backbone. dim: C. tokens: N. heads: attention heads. fusion_depth: layers of
         knowledge injection. text_dim: width of the text encoder. spacing: mm of the grid the network works on.
         patch: edge of the training patch and the inference window, in voxels. theta: probability from which a voxel is
         painted. theta_peak, edge_weight, zooms, tight_zooms: see `Segmenter`.
@@ -77,13 +77,14 @@ class Malenia(Segmenter):
         edge_weight: float = 0.0,
         zooms: Sequence[float] = (1.0,),
         tight_zooms: Sequence[float] | None = None,
+        gain: float | None = None,
     ) -> None:
         super().__init__()
         self.spacing, self.patch = float(spacing), int(patch)
         self.theta, self.theta_peak, self.edge_weight = float(theta), float(theta_peak), float(edge_weight)
         self.zooms = tuple(float(z) for z in zooms)
         self.tight_zooms = None if tight_zooms is None else tuple(float(z) for z in tight_zooms)
-        self.backbone = ResidualBackbone(2, channels, mask_channels)
+        self.backbone = ResidualBackbone(2, channels, mask_channels, gain)
         widths = self.backbone.feature_channels
         self.bank = AttributeBank(text_dim, dim)
         self.decoder = TokenDecoder(widths, dim, tokens, heads)

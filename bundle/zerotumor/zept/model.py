@@ -33,8 +33,8 @@ class ZePT(Segmenter):
     """The method, whole; see `bundle/docs/methods.md` for the paper's section behind each part.
 
     Args:
-        classes: "starter" or "paper", see `classes`. backbone: "residual" (`channels`, `mask_channels`) or "swin"
-        (`feature_size`). in_channels: 2, or 1 for the soft-tissue window alone, as in the paper. width: of the tumor
+        classes: "starter" or "paper", see `classes`. backbone: "residual" (`channels`, `mask_channels`, `gain`) or
+        "swin" (`feature_size`). in_channels: 2, or 1 for the soft-tissue window alone, as in the paper. width: of the tumor
         queries; None for the paper's, that of the coarsest map. heads: of all attention. text_dim: width of the text
         encoder. spacing: mm of the grid. patch: edge of training patch and window, voxels. theta: probability from
         which a voxel is painted; of the anomaly prompt, one half. options: see `options.Options`.
@@ -62,6 +62,7 @@ class ZePT(Segmenter):
         patch: int = 48,
         theta: float = 0.5,
         checkpointing: bool = False,
+        gain: float | None = None,
         **options: str,
     ) -> None:
         super().__init__()
@@ -74,7 +75,7 @@ class ZePT(Segmenter):
         if backbone == "swin":
             self.backbone = SwinPyramid(in_channels, feature_size, checkpointing)
         else:
-            self.backbone = ResidualPyramid(in_channels, channels, mask_channels)
+            self.backbone = ResidualPyramid(in_channels, channels, mask_channels, gain)
         widths, masks = self.backbone.widths, self.backbone.mask_channels
         self.organs, self.tumors = len(self.classes.organs), len(self.classes.tumors)
         self.organ_names = self.classes.organs

@@ -31,11 +31,13 @@ class ResidualPyramid(ResidualBackbone):
     Its tensors have the names that they have in every method on this backbone, so that one can start from another's.
 
     Args:
-        in_channels, channels, mask_channels: of `backbone.ResidualBackbone`.
+        in_channels, channels, mask_channels, gain: of `backbone.ResidualBackbone`.
     """
 
-    def __init__(self, in_channels: int, channels: Sequence[int], mask_channels: int) -> None:
-        super().__init__(in_channels, channels, mask_channels)
+    def __init__(
+        self, in_channels: int, channels: Sequence[int], mask_channels: int, gain: float | None = None
+    ) -> None:
+        super().__init__(in_channels, channels, mask_channels, gain)
         c1, c2, c3, _, c5 = channels
         self.widths, self.mask_channels = (c5, c3, c2, c1), mask_channels
 
