@@ -267,7 +267,7 @@ def colored(page, places: np.ndarray) -> float:
 def test_dicom_seg_and_rtstruct_stored_in_the_archive_are_shown_by_ohif(viewer, server, archive, uid, pictures):
     for kind in ("dicom-seg", "rtstruct"):
         # One prompt: where segments overlap, OHIF shows the last, and of one that is covered whole nothing.
-        options = {"prompt": "liver tumor", "format": kind, "push": True}
+        options = {"prompt": "tumor", "format": kind, "push": True}
         answer = requests.post(
             f"{server}/infer/tumor?image={uid['CT']}&output=json", data={"params": json.dumps(options)}
         )
@@ -284,7 +284,7 @@ def test_dicom_seg_and_rtstruct_stored_in_the_archive_are_shown_by_ohif(viewer, 
         viewer.get_by_role("button", name="Yes", exact=True).click()
         viewer.wait_for_function(OPENED, arg=drawn)
         viewer.locator('[data-cy="panelSegmentation-btn"]').click()
-        viewer.get_by_text("liver tumor", exact=True).last.wait_for()
+        viewer.get_by_text("tumor", exact=True).last.wait_for()
         leaf_to(viewer, outline[0])
         wait_until(viewer, lambda: colored(viewer, outline) > 0.95, f"OHIF paints the {modality}")
         viewer.screenshot(path=pictures / f"ohif_{modality.lower()}.png")
