@@ -41,9 +41,8 @@ class ClosedSet(Segmenter):
     ) -> None:
         super().__init__()
         self.spacing, self.patch = float(spacing), int(patch)
-        self.theta, self.theta_peak, self.edge_weight = float(theta), float(theta_peak), float(edge_weight)
-        self.zooms = tuple(float(z) for z in zooms)
-        self.tight_zooms = None if tight_zooms is None else tuple(float(z) for z in tight_zooms)
+        self.paint(theta, theta_peak, edge_weight)
+        self.look_on(zooms, tight_zooms)
         self.backbone = ResidualBackbone(2, channels, mask_channels, gain)
         self.head = nn.Conv3d(mask_channels, 1, kernel_size=1)
 

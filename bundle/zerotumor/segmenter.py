@@ -64,6 +64,15 @@ class Segmenter(nn.Module):
     quality: str = ""
     answers: tuple[str, ...] = ()  # names that `ablate` takes
 
+    def paint(self, theta: float, theta_peak: float, edge_weight: float) -> None:
+        """Set what turns probabilities into masks."""
+        self.theta, self.theta_peak, self.edge_weight = float(theta), float(theta_peak), float(edge_weight)
+
+    def look_on(self, zooms: Sequence[float], tight_zooms: Sequence[float] | None) -> None:
+        """Set the grids that scans are looked at on."""
+        self.zooms = tuple(map(float, zooms))
+        self.tight_zooms = None if tight_zooms is None else tuple(map(float, tight_zooms))
+
     def grids(self, shape: Sequence[int]) -> tuple[float, ...]:
         """Zooms that a prepared scan of this shape is looked at with.
 
