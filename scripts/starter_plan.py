@@ -98,7 +98,10 @@ class Budget:
 FAINT = {"train_faint": 2800, "workers": 1}
 DRAWN = {"train_healthy": 1600}
 """Lesions drawn in real healthy scans, beside the phantoms; none where the scans are not there."""
-MASSES = {"train_masses::limb": 1200, "train_masses::head": 900, "train_masses::chest": 1500}
+MASSES = {
+    f"train_masses::{region}": n
+    for region, n in {"limb": 1200, "head": 900, "chest": 1500, "abdomen": 900, "pelvis": 600}.items()
+}
 ADDED = ("train_faint", *MASSES)
 """Overrides that say how many phantoms are made besides `Length.phantoms`."""
 TINY = {"network_config::channels": "[4,4,4,4,4]", "network_config::mask_channels": 2, "network_config::patch": 32,

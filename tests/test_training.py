@@ -51,19 +51,28 @@ def test_faint_lesions_come_after_the_others_with_seeds_of_their_own():
 
 
 def test_masses_come_last_by_region_some_flat_some_healthy():
-    wanted = {"limb": 45, "head": 30, "chest": 60}
+    wanted = {"limb": 45, "head": 30, "chest": 140, "abdomen": 120, "pelvis": 70}
     with pytest.raises(ValueError, match="drawn in knee: choose among limb, head, chest"):
         phantom_datalist(4, masses={"knee": 2})
     records = phantom_datalist(4, start=3, faint=2, masses=wanted)
     masses = records[6:]
-    assert [r["seed"] for r in records] == list(range(3, 144)) and records[:6] == phantom_datalist(4, start=3, faint=2)
+    assert [r["seed"] for r in records] == list(range(3, 414)) and records[:6] == phantom_datalist(4, start=3, faint=2)
     assert Counter(r["region"] for r in masses) == wanted
-    assert Counter(r["region"] for r in masses if r["modality"] == "CT") == {"limb": 15, "head": 5, "chest": 45}
+    assert Counter(r["region"] for r in masses if r["modality"] == "CT") == {
+        "limb": 15,
+        "head": 5,
+        "chest": 105,
+        "abdomen": 80,
+        "pelvis": 35,
+    }
     sick = [r for r in masses if r["category"] != "healthy"]
-    assert len(sick) == 108 and all(r["organ"] in MASSES[r["region"]].organs for r in sick)
-    assert {r["organ"] for r in sick if r["region"] == "chest"} == {"left lung", "right lung", "mediastinum"}
+    assert len(sick) == 324 and all(r["organ"] in MASSES[r["region"]].organs for r in sick)
+    for region, about in MASSES.items():
+        of_region = [r for r in sick if r["region"] == region]
+        assert {(r["organ"], r["modality"]) for r in of_region} == {(o, m) for o in about.organs for m in ("CT", "MR")}
+        assert {r["organ"] for r in of_region if r["flatness"] < 1} == set(about.organs)
     flat = [r["flatness"] for r in sick if r["flatness"] < 1]
-    assert 30 <= len(flat) <= 42 and all(FLAT[0] <= f <= FLAT[1] for f in flat)
+    assert 96 <= len(flat) <= 120 and all(FLAT[0] <= f <= FLAT[1] for f in flat)
 
 
 @pytest.mark.parametrize("modality", ["CT", "MR"])

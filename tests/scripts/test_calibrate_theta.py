@@ -9,9 +9,11 @@ import typer
 from typer.testing import CliRunner
 
 from zerotumor.inferer import segment_volume
+from zerotumor.phantom import generate
 from zerotumor.prompts import parse
 from zerotumor.segmenter import build, load, save
 from zerotumor.text import load_text_encoder
+from zerotumor.vocabulary import LESIONS, ORGANS
 
 CONFIG = {"channels": [4] * 5, "mask_channels": 2, "dim": 8, "tokens": 2, "heads": 2, "patch": 32, "spacing": 6.0}
 app = typer.Typer()
@@ -33,6 +35,19 @@ def test_the_best_of_those_that_are_quiet_enough_and_of_equals_the_quietest():
     assert calibrate.chosen(measured, 0.75) == (0.4, 0.6)
     assert calibrate.chosen(measured, 0.85) == (0.6, 0.0)
     assert calibrate.chosen(measured, 0.95) == (0.6, 0.0)  # none is: the highest theta
+
+
+def test_half_of_what_is_asked_for_names_a_place_and_no_lesion_is_of_an_unseen_kind():
+    drawn = [calibrate.lesion(k) for k in range(2 * len(calibrate.PLACES) * 2)]
+    assert {a["category"] for a, _ in drawn} == {*calibrate.KINDS, calibrate.ANYTHING}
+    assert all(LESIONS[a["category"]].seen for a, _ in drawn)
+    placed = {(text, a["organ"], a["modality"]) for a, text in drawn if "organ" in a}
+    assert placed == {(t, LESIONS[t].hosts[0], m) for t in calibrate.PLACES for m in LESIONS[t].modalities}
+    arguments, text = calibrate.lesion(5)
+    phantom = generate(3, shape=(40,) * 3, spacing=6.0, **arguments)
+    assert text == "lung tumor" and phantom.region == "chest"
+    assert calibrate.share_in(phantom, "left lung") > calibrate.INSIDE
+    assert calibrate.share_in(phantom, "right lung") < 0.05
 
 
 def test_masks_are_those_of_inference(weights, monkeypatch):

@@ -16,7 +16,7 @@ FLAT = (0.3, 0.6)
 class Masses:
     """Lesions of no kind in the organs of a region that most of training passes by."""
 
-    organs: tuple[str, ...]  # in turn
+    organs: tuple[str, ...]  # in turn; whoever lacks one has the lesion in another
     difficulty: tuple[float, float]
     ct_every: float  # one of so many is a CT, the others are MR
 
@@ -24,8 +24,21 @@ class Masses:
 MASSES = {
     "limb": Masses(("muscle",), FAINT, 3),
     "head": Masses(("brain",), (0.2, 1.0), 6),
-    "chest": Masses(("left lung", "right lung", "mediastinum"), (0.2, 1.0), 4 / 3),
+    "chest": Masses(
+        ("left lung", "right lung", "mediastinum", "breast", "left lung", "right lung", "breast"), (0.2, 1.0), 4 / 3
+    ),
+    "abdomen": Masses(
+        ("pancreas", "spleen", "stomach", "colon", "small bowel", "left adrenal gland", "right adrenal gland", "bone"),
+        (0.2, 1.0),
+        3 / 2,
+    ),
+    "pelvis": Masses(("bladder", "bone", "rectum", "uterus", "prostate", "colon", "ovary"), (0.2, 1.0), 2),
 }
+"""Left to chance, a lesion is rarely where the organ is small: livers, kidneys, muscles and fat fill the body.
+
+So many organs a region that none is always healthy, always flat or always of one modality: every fifth, of nine three,
+and every so many are.
+"""
 
 
 def phantom_datalist(
@@ -64,7 +77,7 @@ def _masses(region: str, records: list[dict]) -> list[dict]:
         ct = k // about.ct_every != (k - 1) // about.ct_every
         record |= {"region": region, "modality": "CT" if ct else "MR", "category": "healthy"}
         if k % 5:
-            flat = k % 9 in (1, 5, 6)  # of three organs in turn each has its share
+            flat = k % 9 in (1, 5, 6)
             flatness = FLAT[0] + (FLAT[1] - FLAT[0]) * (k * 0.754878 % 1) if flat else 1.0
             organ = about.organs[k % len(about.organs)]
             record |= {"category": "abstract lesion", "organ": organ, "flatness": flatness}
