@@ -37,7 +37,8 @@ DEFAULT = next(iter(METHODS))
 FURTHER = {
     "closed_set": "`closed_set` is a U-Net of the methods' size, trained like Malenia, for fewer steps and before things "
     "thinner than a voxel came into the phantoms; it does not read the prompt.",
-    "ensemble": "`ensemble` is the mean of the probabilities of all methods that have weights.",
+    "ensemble": "`ensemble` is the mean of the probabilities of all methods that have weights, measured before "
+    "Malenia's present ones.",
 }
 """What the results say of further baselines, where they were measured."""
 
@@ -164,7 +165,7 @@ def real_note(scans: Sequence[str]) -> str:
     """What a card says of real scans in training."""
     if not scans:
         return "No real scan was in training."
-    return f"Real anatomy in training: {', '.join(scans)}, healthy."
+    return f"Real anatomy in training, of healthy people: {', '.join(scans)}."
 
 
 def cut(records: list[dict], method: str, trained: dict[str, dict]) -> list[str]:

@@ -13,7 +13,7 @@ from zerotumor.phantom import generate
 from zerotumor.prompts import parse
 from zerotumor.segmenter import build, load, save
 from zerotumor.text import load_text_encoder
-from zerotumor.vocabulary import LESIONS, ORGANS
+from zerotumor.vocabulary import LESIONS
 
 CONFIG = {"channels": [4] * 5, "mask_channels": 2, "dim": 8, "tokens": 2, "heads": 2, "patch": 32, "spacing": 6.0}
 app = typer.Typer()

@@ -112,7 +112,7 @@ def test_scans_that_were_trained_on_are_named(files):
     assert CliRunner().invoke(card, arguments(files)).exit_code == 0
     for name in PAGES:
         assert "The healthy CT was in the training of malenia" in (files / name).read_text(), name
-    assert "Real anatomy in training: example_ct, an_atlas" in (files / "model_card.md").read_text()
+    assert "Real anatomy in training, of healthy people: example_ct, an_atlas" in (files / "model_card.md").read_text()
 
 
 def test_a_second_method_has_a_card_of_its_own(files):
