@@ -37,8 +37,7 @@ DEFAULT = next(iter(METHODS))
 FURTHER = {
     "closed_set": "`closed_set` is a U-Net of the methods' size, trained like Malenia, for fewer steps and before things "
     "thinner than a voxel came into the phantoms; it does not read the prompt.",
-    "ensemble": "`ensemble` is the mean of the probabilities of all methods that have weights, measured before "
-    "Malenia's present ones.",
+    "ensemble": "`ensemble` is the mean of the probabilities of all methods that have weights.",
 }
 """What the results say of further baselines, where they were measured."""
 
