@@ -38,7 +38,7 @@ from zerotumor.prompts import Prompt, parse
 from zerotumor.segmenter import Segmenter, WeightsError, load
 from zerotumor.text import TextEncoderError
 from zerotumor.transforms import prepare
-from zerotumor.vocabulary import LESIONS, ORGANS
+from zerotumor.vocabulary import LESIONS, ORGANS, lesions
 from zerotumor.volumes import write_json
 
 SEED = 5_500_000
@@ -52,7 +52,7 @@ EQUAL = 0.01
 ANYTHING = "abstract lesion"
 INSIDE = 0.3
 """Least share of lesions in the organ that a prompt names."""
-KINDS = ("liver tumor", "kidney tumor", "kidney cyst")
+KINDS = tuple(kind.name for kind in lesions(seen=True))
 """Seen kinds, each asked for by its name; every fourth lesion is of no kind and anywhere, and asked for as a "tumor"."""
 PLACES = {
     "pancreatic tumor": "abdomen",

@@ -159,9 +159,9 @@ class Adapted(Segmenter):
     ) -> None:
         super().__init__()
         self.base, self.adapters, self.version = base, nn.ModuleList(adapters), version
-        self.spacing, self.patch, self.theta = base.spacing, base.patch, base.theta
-        self.zooms, self.tight_zooms, self.theta_peak = base.zooms, base.tight_zooms, base.theta_peak
-        self.edge_weight = base.edge_weight
+        self.spacing, self.patch = base.spacing, base.patch
+        self.paint(base.theta, base.theta_peak, base.edge_weight)
+        self.look_on(base.zooms, base.tight_zooms)
         self.encoder, self.weights_sha256 = base.encoder, weights_sha256
         self.maps, self.images, self.organ_names = base.maps, base.images, base.organ_names
         self.whole_scan, self.qualities, self.has_ungated = base.whole_scan, base.qualities, base.has_ungated

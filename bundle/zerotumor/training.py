@@ -15,6 +15,7 @@ from types import MappingProxyType
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import IterationEvents
+from monai.networks.utils import copy_model_state
 from monai.transforms import MapTransform, Randomizable, Transform
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -310,11 +311,8 @@ def warm_start(
     state = state.get("model", state)
     for there, here in renamed.items():
         state = {k.replace(there, here, 1) if k.startswith(there) else k: v for k, v in state.items()}
-    own = network.state_dict()
-    fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
-    network.load_state_dict(fitting, strict=False)
-    fresh = sorted(set(own) - set(fitting))
+    _, copied, fresh = copy_model_state(network, state)
     logging.getLogger(__name__).info(
-        f"started from {path}: {len(fitting)} tensors copied, fresh: {', '.join(fresh) or 'none'}"
+        f"started from {path}: {len(copied)} tensors copied, fresh: {', '.join(fresh) or 'none'}"
     )
     return fresh
