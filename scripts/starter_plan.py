@@ -124,8 +124,8 @@ BUDGETS = {
             "malenia/dense": Length(8000, 4, 7200, 0.9, FAINT | DRAWN),
             "malenia/whole": Length(3200, 4, 7200, 1.9, FAINT | DRAWN | MASSES),
             "refine/clicks": Length(3000, 4, 2400, 1.2),
-            "zept/organs": Length(6000, 4, 2400, 1.6),
-            "zept/tumors": Length(4000, 4, 2400, 1.6),
+            "zept/organs": Length(6000, 4, 7200, 1.6, FAINT | DRAWN | MASSES),  # those of Malenia, from the same folder
+            "zept/tumors": Length(4000, 4, 7200, 1.6, FAINT | DRAWN | MASSES),
             "diffugts/autoencoder": Length(200, 4, 2400, 0.3),  # it starts without loss
             "diffugts/unet": Length(6000, 4, 2400, 1.0),
             "diffugts/attention": Length(10000, 2, 2400, 1.0),  # phantoms and their twins
@@ -140,8 +140,8 @@ BUDGETS = {
             "malenia/dense": Length(3000, 8, 3200, 0.05, GPU_FAINT),
             "malenia/whole": Length(1200, 8, 3200, 0.15, GPU_FAINT | MASSES),
             "refine/clicks": Length(800, 8, 1600, 0.2, {"workers": 12}),
-            "zept/organs": Length(1200, 8, 2400, 0.12, {"workers": 12}),
-            "zept/tumors": Length(800, 8, 2400, 0.12, {"workers": 12}),
+            "zept/organs": Length(1200, 8, 3200, 0.12, GPU_FAINT | MASSES),
+            "zept/tumors": Length(800, 8, 3200, 0.12, GPU_FAINT | MASSES),
             "diffugts/autoencoder": Length(200, 8, 2400, 0.06, {"workers": 12}),
             "diffugts/unet": Length(3000, 16, 600, 0.05),  # these are made in the process that trains
             "diffugts/attention": Length(3000, 4, 600, 0.08),  # these are made in the process that trains

@@ -73,6 +73,14 @@ def test_slots_of_a_lesion():
     assert filled[1].nonzero()[:, 0].tolist() == [STARTER.tumors.index(ANY)]
 
 
+def test_a_lesion_of_no_kind_says_nothing_about_kinds():
+    truth = truth_of([label(COMPLETE), label(COMPLETE, kind="abstract lesion")], STARTER)
+    slots = truth.annotated[:, len(STARTER.organs) + 1 :]
+    assert slots[0].nonzero()[:, 0].tolist() == list(STARTER.trained)
+    assert slots[1].nonzero()[:, 0].tolist() == [STARTER.tumors.index(ANY)]
+    assert truth.annotated[1, : len(STARTER.organs)].all()
+
+
 def test_a_part_of_an_organ_counts_as_the_whole_only_where_the_whole_is_a_class():
     one = label(COMPLETE)
     one["organs"][:] = 101  # the duodenum

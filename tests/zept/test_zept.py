@@ -47,6 +47,20 @@ def test_contract(make):
 
 
 @torch.no_grad()
+def test_a_scan_is_looked_at_on_all_of_its_grids(make):
+    image, prompts = torch.rand(2, 48, 40, 32), parse("liver tumor; anomaly")
+    several, fine = make(zooms=(1.0, 0.5), edge_weight=0.05, theta_peak=0.6), make()
+    several.load_state_dict(fine.state_dict())
+    windows = encode_volume(several, image).windows
+    assert {w.zoom for w in windows} == {1.0, 0.5}
+    assert (several.theta_peak, several.edge_weight) == (0.6, 0.05)
+    results = [segment_volume(m, image, prompts) for m in (several, fine)]
+    for name in ("ungated", "anomaly"):
+        both, one = (r.extras[name] for r in results)
+        assert both.shape[1:] == one.shape[1:] == (48, 40, 32) and not torch.allclose(both, one)
+
+
+@torch.no_grad()
 def test_theta_is_what_a_voxel_has_to_reach(make):
     model, image = make(), torch.rand(1, 2, 32, 32, 32)
     prompts = parse("liver tumor; anomaly")

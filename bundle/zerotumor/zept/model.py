@@ -37,7 +37,8 @@ class ZePT(Segmenter):
         "swin" (`feature_size`). in_channels: 2, or 1 for the soft-tissue window alone, as in the paper. width: of the tumor
         queries; None for the paper's, that of the coarsest map. heads: of all attention. text_dim: width of the text
         encoder. spacing: mm of the grid. patch: edge of training patch and window, voxels. theta: probability from
-        which a voxel is painted; of the anomaly prompt, one half. options: see `options.Options`.
+        which a voxel is painted; of the anomaly prompt, one half. theta_peak, edge_weight, zooms, tight_zooms: see
+        `Segmenter`. options: see `options.Options`.
 
     Raises:
         ValueError: an argument is not among its choices.
@@ -61,6 +62,10 @@ class ZePT(Segmenter):
         spacing: float = 4.0,
         patch: int = 48,
         theta: float = 0.5,
+        theta_peak: float = 0.0,
+        edge_weight: float = 0.0,
+        zooms: Sequence[float] = (1.0,),
+        tight_zooms: Sequence[float] | None = None,
         checkpointing: bool = False,
         gain: float | None = None,
         **options: str,
@@ -70,7 +75,9 @@ class ZePT(Segmenter):
             raise ValueError(f"there is no backbone {backbone!r}: choose residual or swin")
         if in_channels not in (1, 2):
             raise ValueError(f"in_channels must be 1 (soft-tissue window) or 2 (both windows), not {in_channels}")
-        self.spacing, self.patch, self.theta = float(spacing), int(patch), float(theta)
+        self.spacing, self.patch = float(spacing), int(patch)
+        self.paint(theta, theta_peak, edge_weight)
+        self.look_on(zooms, tight_zooms)
         self.classes, self.options, self.in_channels = class_set(classes), Options(**options), in_channels
         if backbone == "swin":
             self.backbone = SwinPyramid(in_channels, feature_size, checkpointing)
@@ -267,7 +274,7 @@ class ZePT(Segmenter):
         """Everything the loss needs; see `criterion.ZeptLoss`.
 
         Returns:
-            organs (B, N [+ background], X, Y, Z): logits (in stage 1 `LazyMasks`); responses, grouping: the same of four
+            organs (B, N [+ background], X, Y, Z): logits (`LazyMasks` unless corrected); responses, grouping: those of four
             levels; in stage 2 also tumors (B, K, X, Y, Z) and aligned (B, N + K, text_dim).
         """
         pyramid, queries, grouping = self.look(image)
@@ -275,18 +282,20 @@ class ZePT(Segmenter):
         responses = [masks_of(w, m) for w, m in zip(self.level_weights(queries), pyramid.decoder, strict=True)]
         if stage == 1:
             return {"organs": organs, "responses": responses, "grouping": grouping}
-        organs = organs.every(1)
         scores = [-r.detach().amax(1, keepdim=True) for r in responses]
         closed = [blocked(s, value_range(s)) for s in scores]  # in training, a patch is all there is of a scan
         refined = self.refine(queries[0], pyramid.encoder, closed)
         anomaly = self.full_anomaly(queries[-1], pyramid.mask)
         tumors = masks_of(self.tumor_weights(refined), pyramid.mask)
         known = torch.cat([refined[:, : self.organs], refined[:, -self.tumors :]], 1)  # the background has no paragraph
+        used = self.hosts.any(0)
+        hosts = masks_of(organs.queries[:, : self.organs][:, used].detach(), pyramid.mask.detach())
+        corrects = self.options.organ_correction != "none"
         return {
-            "organs": self.corrected(organs, anomaly),
+            "organs": self.corrected(organs.every(1), anomaly) if corrects else organs,
             "responses": responses,
             "grouping": grouping,
-            "tumors": tumors + self.seen_anomaly(anomaly, organs[:, : self.organs], self.hosts),
+            "tumors": tumors + self.seen_anomaly(anomaly, hosts, self.hosts[:, used]),
             "aligned": self.align(known),
             "knowledge": self.bank(),
             "temperature": self.temperature,

@@ -23,6 +23,8 @@ from ..training import kinds_of
 from ..vocabulary import LESIONS, ORGANS
 from .classes import ANY, ENTRIES, ClassSet, class_set
 
+NO_KIND = KINDS.index("abstract lesion")
+
 
 @dataclass
 class Truth:
@@ -72,7 +74,10 @@ def _tables(name: str) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def truth_of(labels: Sequence[Mapping[str, Tensor]], classes: ClassSet, device: torch.device | str = "cpu") -> Truth:
-    """Truths of `collate` -> Truth. Tumor slots of unseen kinds count as not annotated, whatever a data set has of them."""
+    """Truths of `collate` -> Truth. Tumor slots of unseen kinds count as not annotated, whatever a data set has of them.
+
+    So do those of all kinds where a patch has a lesion of no kind: it may look like a lesion of any.
+    """
     channels, slots, entries = _tables(classes.name)
     organs = channels[torch.stack([label["organs"][0] for label in labels]).long()]
     tumors = torch.zeros(len(labels), len(classes.tumors), *organs.shape[1:], dtype=torch.bool)
@@ -83,6 +88,9 @@ def truth_of(labels: Sequence[Mapping[str, Tensor]], classes: ClassSet, device: 
             tumors[b, slots[kind] if kind >= 0 else torch.tensor([t == ANY for t in classes.tumors])] |= where
     unseen = [len(classes.organs) + 1 + k for k in range(len(classes.tumors)) if k not in classes.trained]
     annotated[:, unseen] = False
+    of_kinds = [len(classes.organs) + 1 + k for k, t in enumerate(classes.tumors) if t != ANY]
+    for row, label in zip(annotated, labels, strict=True):
+        row[of_kinds] &= not any(kind in (-1, NO_KIND) for kind in label["kinds"].tolist())
     return Truth(organs.to(device), tumors.to(device), annotated.to(device))
 
 
