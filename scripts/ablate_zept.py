@@ -1,6 +1,6 @@
 """Train ZePT with each of its options at the paper's value, alike in all else, and write one table.
 
-python scripts/ablate_zept.py --pretrained bundle/models/model.pt --network '{"gain": 0.15}' --out out/ablation
+python scripts/ablate_zept.py --pretrained bundle/models/model.pt --out out/ablation
 
 Every row starts from the same weights, sees the same phantoms in the same order, and is trained for the same number of
 steps: first organs, then tumors. What an option does not touch is shared: rows that differ in the second stage alone start

@@ -12,8 +12,6 @@ ZEPT = ("train", "zept", "zept_train")
 ATTENTION = ("train", "diffugts", "diffugts_attention", "diffugts_taps")
 CLOSED_SET = ("train", "closed_set_train")
 RESIDUAL = ("train", "diffugts", "diffugts_residual")
-GAIN = {"network_config::gain": 0.15}
-"""Of Malenia's backbone, which ZePT begins with."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +39,10 @@ STAGES = (
     ),
     Stage("refine/clicks", ("train_refine",), ships={"model.pt": "refine/model.pt"}),
     Stage(
-        "zept/organs", ZEPT, {"stage": 1, **GAIN}, {"pretrained": "malenia/whole/model.pt"}, {"dataset_dir": PHANTOMS},
+        "zept/organs", ZEPT, {"stage": 1}, {"pretrained": "malenia/whole/model.pt"}, {"dataset_dir": PHANTOMS},
     ),
     Stage(
-        "zept/tumors", ZEPT, {"stage": 2, **GAIN}, {"pretrained": "zept/organs/best.pt"}, {"dataset_dir": PHANTOMS},
+        "zept/tumors", ZEPT, {"stage": 2}, {"pretrained": "zept/organs/best.pt"}, {"dataset_dir": PHANTOMS},
         ships={"model.pt": "zept/model.pt"},
     ),
     Stage("diffugts/autoencoder", ("diffusion_autoencoder",), makes="autoencoder.pt"),
@@ -186,7 +184,7 @@ class Tool:
 
 QUIET = {"malenia": "0.75", "zept": "0.75", "closed_set": "0.75", "diffugts": "0.5"}
 """Share of healthy phantoms that theta must keep quiet, where it is not scripts/calibrate.py's own, and see there."""
-PEAKS = {"malenia": "0.5,0.55,0.6,0.65,0.7"}
+PEAKS = {"malenia": "0.5,0.55,0.6,0.65,0.7", "zept": "0.7,0.8,0.9,0.95,0.98,0.99"}
 """What theta_peak is chosen from."""
 
 
