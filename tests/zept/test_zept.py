@@ -61,6 +61,19 @@ def test_a_scan_is_looked_at_on_all_of_its_grids(make):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("background", ["learned", "none"])
+def test_what_is_no_organ_is_what_the_background_says(make, background):
+    model = make(background=background)
+    features = model.encode_image(torch.rand(1, 2, 32, 32, 32))
+    maps = model.organ_maps(features)
+    assert torch.equal(maps[:, 1:], model.organ_logits(features).sigmoid())
+    assert (maps[:, 0] == 0.5).all() == (background == "none")
+    if background == "learned":
+        model.offsets.organ[model.organs] += 9
+        assert (model.organ_maps(model.encode_image(torch.rand(1, 2, 32, 32, 32))).argmax(1) == 0).all()
+
+
+@torch.no_grad()
 def test_theta_is_what_a_voxel_has_to_reach(make):
     model, image = make(), torch.rand(1, 2, 32, 32, 32)
     prompts = parse("liver tumor; anomaly")

@@ -175,9 +175,15 @@ class ZePT(Segmenter):
         return self.look(image)[0].decoder[1]
 
     def organ_maps(self, features: dict[str, Tensor]) -> Tensor:
-        """Probability of each organ of `classes.organs`; no organ is where none is more probable than not."""
+        """Probability of no organ and of each organ of `classes.organs`: what is asked for is the most probable.
+
+        No organ is as probable as the background query says; where there is none, one half.
+        """
         organs = self.organ_logits(features).sigmoid()
-        return torch.cat([torch.full_like(organs[:, :1], 0.5), organs], 1)
+        if self.claimed == self.organs:
+            return torch.cat([torch.full_like(organs[:, :1], 0.5), organs], 1)
+        background = masks_of(features["organ_weights"][:, self.organs :], features["mask"])
+        return torch.cat([background.sigmoid(), organs], 1)
 
     def corrected(self, logits: Tensor, anomaly: Tensor) -> Tensor:
         """Organ logits (B, >= N, X, Y, Z), the anomaly subtracted once for every tumor that the organ hosts (2.2.6)."""
