@@ -38,9 +38,10 @@ def test_targets():
 
 
 def test_anomaly_gate(make):
-    anomaly, organs = torch.full((1, 1, 32, 32, 32), 3.0), torch.full((1, 32, 32, 32, 32), -20.0)
-    host = make().seen_anomaly(anomaly, organs, make().hosts)
-    everywhere = make(anomaly_gate="all").seen_anomaly(anomaly, organs, make().hosts)
+    anomaly, mask = torch.full((1, 1, 32, 32, 32), 3.0), torch.zeros(1, 1, 32, 32, 32)
+    organs = torch.tensor([0.0, -20.0]).expand(1, 32, 2)  # whatever the mask, their offset says -20
+    host = make().seen_anomaly(anomaly, organs, mask, make().hosts)
+    everywhere = make(anomaly_gate="all").seen_anomaly(anomaly, organs, mask, make().hosts)
     assert (everywhere == 3).all() and everywhere.shape == (1, 8, 32, 32, 32)
     assert (host[:, :7] < -3.9).all() and (host[:, 7] == 3).all()  # no organ anywhere; any lesion has no host
 

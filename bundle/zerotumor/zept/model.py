@@ -204,12 +204,17 @@ class ZePT(Segmenter):
         weights = self.mask_norm(self.tumor_head(refined[:, -self.tumors :]))
         return self.offsets.behind(weights, self.offsets.tumor) if self.offsets else weights
 
-    def seen_anomaly(self, anomaly: Tensor, organs: Tensor, hosts: Tensor) -> Tensor:
-        """What K tumors get of the anomaly (B, 1, X, Y, Z): organ logits (B, N, X, Y, Z), hosts (K, N) -> (B, K, ...)."""
+    def seen_anomaly(self, anomaly: Tensor, weights: Tensor, mask: Tensor, hosts: Tensor) -> Tensor:
+        """What K tumors get of the anomaly (B, 1, X, Y, Z): w^f and P, of which no more than hosts (K, N) is computed.
+
+        Returns:
+            (B, K, X, Y, Z): without gradient to the organs, which must not be learned from their tumors.
+        """
         if self.options.anomaly_gate == "all":
             return anomaly.expand(-1, len(hosts), -1, -1, -1)
         used = hosts.any(0)
-        return limit(anomaly, host_gate(organs.detach()[:, used].sigmoid(), hosts[:, used]))
+        organs = masks_of(weights[:, : self.organs][:, used].detach(), mask.detach())
+        return limit(anomaly, host_gate(organs.sigmoid(), hosts[:, used]))
 
     # ---- what does --------------------------------------------------------------------------------------------------
 
@@ -222,10 +227,8 @@ class ZePT(Segmenter):
         weights = self.select(prompts).to(features["mask"])
         queries = torch.einsum("pk,bkm->bpm", weights, self.tumor_weights(self.refined(features)))
         hosts = wanted_hosts(prompts, self.classes).to(queries.device)
-        used = hosts.any(0)
-        organs = masks_of(features["organ_weights"][:, : self.organs][:, used], features["mask"])
-        anomaly = features["anomaly"]
-        logits = masks_of(queries, features["mask"]) + self.seen_anomaly(anomaly, organs, hosts[:, used])
+        anomaly, mask = features["anomaly"], features["mask"]
+        logits = masks_of(queries, mask) + self.seen_anomaly(anomaly, features["organ_weights"], mask, hosts)
         threshold = torch.logit(logits.new_tensor([self.theta] * len(prompts)))
         for p, prompt in enumerate(prompts):
             if asks_for_anomaly(prompt):
@@ -294,14 +297,12 @@ class ZePT(Segmenter):
         anomaly = self.full_anomaly(queries[-1], pyramid.mask)
         tumors = masks_of(self.tumor_weights(refined), pyramid.mask)
         known = torch.cat([refined[:, : self.organs], refined[:, -self.tumors :]], 1)  # the background has no paragraph
-        used = self.hosts.any(0)
-        hosts = masks_of(organs.queries[:, : self.organs][:, used].detach(), pyramid.mask.detach())
         corrects = self.options.organ_correction != "none"
         return {
             "organs": self.corrected(organs.every(1), anomaly) if corrects else organs,
             "responses": responses,
             "grouping": grouping,
-            "tumors": tumors + self.seen_anomaly(anomaly, hosts, self.hosts[:, used]),
+            "tumors": tumors + self.seen_anomaly(anomaly, organs.queries, pyramid.mask, self.hosts),
             "aligned": self.align(known),
             "knowledge": self.bank(),
             "temperature": self.temperature,

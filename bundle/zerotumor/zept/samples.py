@@ -84,13 +84,12 @@ def truth_of(labels: Sequence[Mapping[str, Tensor]], classes: ClassSet, device: 
     annotated = torch.stack([label["annotated"] for label in labels])[:, entries]
     for b, label in enumerate(labels):
         for k, kind in enumerate(label["kinds"].tolist()):
-            where = label["lesions"][0] == k + 1
-            tumors[b, slots[kind] if kind >= 0 else torch.tensor([t == ANY for t in classes.tumors])] |= where
+            own = slots[kind if kind >= 0 else NO_KIND]
+            tumors[b, own] |= label["lesions"][0] == k + 1
+            if kind in (-1, NO_KIND):
+                annotated[b, len(classes.organs) + 1 :] &= own
     unseen = [len(classes.organs) + 1 + k for k in range(len(classes.tumors)) if k not in classes.trained]
     annotated[:, unseen] = False
-    of_kinds = [len(classes.organs) + 1 + k for k, t in enumerate(classes.tumors) if t != ANY]
-    for row, label in zip(annotated, labels, strict=True):
-        row[of_kinds] &= not any(kind in (-1, NO_KIND) for kind in label["kinds"].tolist())
     return Truth(organs.to(device), tumors.to(device), annotated.to(device))
 
 
