@@ -8,7 +8,8 @@ diffugts:feature (and the feature residual), diffugts:fusion (all of it, fused b
 Baselines: outlier and everything need nothing; ensemble is the mean of all methods that have weights; closed_set is a U-Net
 that cannot read, trained like the methods (configs/closed_set_train.yaml), with weights of its own.
 
-Sets: `phantom` (fixed seeds that training never draws) and `real` (every scan with truth in $ZEROTUMOR_DATA).
+Sets: `phantom` (fixed seeds that training never draws), `real` (every scan with truth in $ZEROTUMOR_DATA) and `words` (the
+lesions of both, asked for as a tumor of another organ: what does not read the prompt finds them all the same).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from zerotumor.baselines import BASELINES, Ensemble
-from zerotumor.cohorts import Case, phantom_cases, real_cases, spread
+from zerotumor.cohorts import Case, phantom_cases, real_cases, spread, word_cases
 from zerotumor.metrics import bootstrap, score_case
 from zerotumor.pipeline import EncodedScan, ScanResult, encode_scan, segment_scan
 from zerotumor.prompts import Prompt, parse
@@ -42,6 +43,9 @@ console = Console(width=140)
 Predict = Callable[[MetaTensor, list[Prompt], str], ScanResult]
 ENSEMBLE = "ensemble"
 NAMES = (*METHODS, *BASELINES, *OPPONENTS, ENSEMBLE)
+SETS = {"phantom": phantom_cases, "real": real_cases, "words": word_cases}
+NO_LESION = ("healthy", "elsewhere")
+"""Splits whose prompts ask for something that is not there."""
 FIGURES = ("dice", "nsd2", "auroc", "fpr95", "lesion_f1", "fp_ml")
 
 
@@ -146,12 +150,12 @@ def evaluate_case(case: Case, predictors: dict[str, Predict], masks: Path | None
 
 
 def groups(records: list[dict]) -> dict[tuple[str, str], list[dict]]:
-    """(set, group) -> records: seen, unseen and healthy apart, and real scans by category and modality too."""
+    """(set, group) -> records: by split, and those with a lesion by category and modality too."""
     out: dict[tuple[str, str], list[dict]] = {}
     for r in records:
         out.setdefault((r["set"], r["split"]), []).append(r)
     for r in records:
-        if r["split"] != "healthy":
+        if r["split"] not in NO_LESION:
             out.setdefault((r["set"], f"{r['category']} {r['modality']}"), []).append(r)
     return out
 
@@ -180,7 +184,7 @@ def main(
     method: Annotated[
         str, typer.Option(help=f"{', '.join(NAMES)}; several separated by commas; diffugts:attention")
     ] = "malenia",
-    set_: Annotated[str, typer.Option("--set", help="phantom, real or all")] = "all",
+    set_: Annotated[str, typer.Option("--set", help="phantom, real, words or all")] = "all",
     weights: Annotated[Path | None, typer.Option(help="weights of your own; default: the starter weights")] = None,
     masks: Annotated[Path | None, typer.Option(help="folder to keep the masks in, to look at them")] = None,
     limit: Annotated[int | None, typer.Option(help="every set cut to this many evenly spread cases")] = None,
@@ -188,8 +192,8 @@ def main(
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
 ) -> None:
     """Measure methods on phantoms and real scans."""
-    if set_ not in ("phantom", "real", "all"):
-        console.print(f"[red]there is no set {set_!r}: choose phantom, real or all")
+    if set_ not in (*SETS, "all"):
+        console.print(f"[red]there is no set {set_!r}: choose {', '.join(SETS)} or all")
         raise typer.Exit(2)
     predictors, hashes, encodings = {}, {}, Encodings()
     try:
@@ -199,7 +203,7 @@ def main(
         console.print(f"[red]{error}")
         raise typer.Exit(2) from None
     cases = []
-    for name, listed in (("phantom", phantom_cases), ("real", real_cases)):
+    for name, listed in SETS.items():
         if set_ in (name, "all"):
             some = list(listed())
             if not some:

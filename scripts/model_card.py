@@ -5,7 +5,7 @@ python scripts/evaluate_organs.py --method malenia,zept --out out/organs.json
 python scripts/model_card.py out/evaluation.json --organs out/organs.json
 
 Every method among the records gets a card: model_card.md is Malenia's, model_card_zept.md ZePT's. The records are kept
-beside the pages (records.json), so that a method can be measured alone:
+beside the pages (records.json), so that a method can be measured alone, and on one set alone:
 what is known of others stays while their weights do.
 """
 
@@ -22,7 +22,15 @@ sys.path.insert(0, str(ROOT / "bundle"))
 
 import typer
 from evaluate import groups, median
-from result_tables import GROUPS, SIZES_SAID, healthy_table, organs_section, results_table, sizes_table
+from result_tables import (
+    GROUPS,
+    SIZES_SAID,
+    healthy_table,
+    organs_section,
+    results_table,
+    sizes_table,
+    words_table,
+)
 from rich.console import Console
 
 from zerotumor.baselines import BASELINES
@@ -35,8 +43,8 @@ NOTHING = {"weights_sha256": {}, "records": []}
 DEFAULT = next(iter(METHODS))
 """The method whose card is the bundle's."""
 FURTHER = {
-    "closed_set": "`closed_set` is a U-Net of the methods' size, trained like Malenia, for fewer steps and before things "
-    "thinner than a voxel came into the phantoms; it does not read the prompt.",
+    "closed_set": "`closed_set` is Malenia's backbone and lesion prior, trained further on Malenia's samples with all "
+    "lesions as one class, on Malenia's grids and along edges; it does not read the prompt.",
     "ensemble": "`ensemble` is the mean of the probabilities of all methods that have weights.",
 }
 """What the results say of further baselines, where they were measured."""
@@ -70,6 +78,16 @@ def sizes_section(records: list[dict]) -> list[str]:
     return ["## By size", "", SIZES_SAID, "", *table, ""] if table else []
 
 
+def words_section(records: list[dict]) -> list[str]:
+    """What reading adds, under a title, or nothing."""
+    table = words_table(records)
+    said = [
+        "Each lesion was asked for by its own name, and as a tumor of another organ that the scan shows (a kidney tumor for",
+        "a liver tumor, a bone tumor for a sarcoma), which is not there. What does not read answers both alike.",
+    ]
+    return ["## What words add", "", *said, "", *table, ""] if table else []
+
+
 def results_page(records: list[dict], organs: list[dict], trained: dict[str, dict]) -> str:
     """bundle/docs/results.md."""
     lines = [
@@ -90,6 +108,7 @@ def results_page(records: list[dict], organs: list[dict], trained: dict[str, dic
         "",
         *healthy_section(records, trained),
         "",
+        *words_section(records),
         *sizes_section(records),
         *organs_section(organs, "## Healthy organs"),
         "## By kind and modality",
@@ -196,14 +215,15 @@ def read(source: Path | None) -> dict:
 
 
 def keep_up(kept: dict, fresh: dict, models: Path) -> dict:
-    """What was known and what is new: records of a method that was measured anew, or whose weights have changed, go."""
-    old = {
-        k: v for k, v in kept["weights_sha256"].items() if k not in fresh["weights_sha256"] and current(k, v, models)
-    }
-    records = [r for r in kept["records"] if r["method"] in old] + fresh["records"]
+    """What was known and what is new: records of weights that are gone go, and those of a set that was measured anew."""
+    new = fresh["weights_sha256"]
+    measured = {(r["method"], r["set"]) for r in fresh["records"]}
+    old = {k: v for k, v in kept["weights_sha256"].items() if new.get(k, v) == v and current(k, v, models)}
+    records = [r for r in kept["records"] if r["method"] in old and (r["method"], r["set"]) not in measured]
+    records += fresh["records"]
     order = {name: k for k, name in enumerate([*METHODS, *BASELINES, *OPPONENTS])}
     records.sort(key=lambda r: order.get(r["method"].partition(":")[0], len(order)))  # stable
-    return {"weights_sha256": {**old, **fresh["weights_sha256"]}, "records": records}
+    return {"weights_sha256": {**old, **new}, "records": records}
 
 
 def current(name: str, measured: str, models: Path) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from evaluate import groups, median
+from evaluate import NO_LESION, groups, median
 
 from zerotumor.metrics import bootstrap
 from zerotumor.organs import mean_dice
@@ -39,7 +39,7 @@ def results_table(records: list[dict], wanted: list[tuple[str, str]] | None = No
     lines = [row(["scans", "method", "n", *COLUMNS.values()]), row(["---"] * (3 + len(COLUMNS)))]
     methods = list(dict.fromkeys(r["method"] for r in records))
     for key in wanted or list(groups(records)):
-        if key[1] == "healthy":
+        if key[1] in NO_LESION:
             continue
         for method in methods:
             rows = groups([r for r in records if r["method"] == method]).get(key, [])
@@ -67,6 +67,23 @@ def healthy_table(records: list[dict]) -> list[str]:
                 cells = [name, method, str(len(rows)), str(found), f"{median(ml):.1f}", f"{sum(ml) / len(ml):.1f}"]
                 lines.append(row(cells))
     return lines
+
+
+def words_table(records: list[dict]) -> list[str]:
+    """The same lesions by their own name and by that of a tumor elsewhere: a line a set and method; nothing if not asked."""
+    own = {(r["method"], r["case"], r["category"]): r for r in records if r["split"] not in NO_LESION}
+    lines = [row(["lesions", "method", "n", *(f"{who}: {what}" for who in ("own name", "another organ's")
+                                               for what in ("found in", "mean ml"))]), row(["---"] * 7)]  # fmt: skip
+    asked = [r for r in records if r["split"] == "elsewhere"]
+    for method in dict.fromkeys(r["method"] for r in asked):
+        pairs = [(own.get((method, r["case"], r["category"])), r) for r in asked if r["method"] == method]
+        for set_ in ("phantom", "real"):
+            of_set = [pair for pair in pairs if pair[0] and pair[0]["set"] == set_]
+            if of_set:
+                ml = [[r["volume_ml"] for r in side] for side in zip(*of_set, strict=True)]
+                cells = [c for side in ml for c in (str(sum(v > 0 for v in side)), f"{sum(side) / len(side):.1f}")]
+                lines.append(row([set_, method, str(len(of_set)), *cells]))
+    return lines if len(lines) > 2 else []
 
 
 def sizes_table(records: list[dict]) -> list[str]:

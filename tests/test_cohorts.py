@@ -7,10 +7,10 @@ import torch
 from monai.data import MetaTensor
 
 from zerotumor.baselines import everything, outlier
-from zerotumor.cohorts import TEST_SEED, phantom_cases, real_cases
+from zerotumor.cohorts import TEST_SEED, measured_phantom, measured_phantoms, phantom_cases, real_cases, word_cases
 from zerotumor.phantom.datalist import phantom_datalist
 from zerotumor.prompts import parse
-from zerotumor.vocabulary import LESIONS
+from zerotumor.vocabulary import LESIONS, ORGANS
 
 
 def test_enough_volumes_of_every_split():
@@ -53,6 +53,31 @@ def test_real_truths_lie_on_their_scans(data_dir):
         for prompt, (_, split) in case.prompts.items():
             assert truth[prompt].shape == scan.shape[1:]
             assert bool(truth[prompt].any()) == (split != "healthy"), case.name
+
+
+def wrong_words():
+    """Those asked of phantoms."""
+    return [case for case in word_cases() if case.name.startswith("phantom")]
+
+
+def test_wrong_words_name_an_organ_that_the_lesion_does_not_lie_in():
+    own, asked = {case.name: case for case in phantom_cases()}, wrong_words()
+    assert len(asked) >= 60 and {case.set for case in asked} == {"words"}
+    for case in asked:
+        ((prompt, (category, split)),) = case.prompts.items()
+        assert split == "elsewhere" and own[case.name].prompts[category][0] == category
+        assert not set(LESIONS[prompt].hosts) & set(LESIONS[category].hosts)
+        assert case.modality in LESIONS[prompt].modalities
+
+
+def test_the_organ_of_the_wrong_words_is_there_without_a_lesion():
+    for case in wrong_words()[::12]:
+        prompt = next(iter(case.prompts))
+        scan, truth, _ = case.read()
+        phantom = measured_phantom(*next(m for m in measured_phantoms() if case.name.endswith(str(m[0])))[:2])[1]
+        hosts = torch.tensor([ORGANS[h].index for h in LESIONS[prompt].hosts])
+        organ = torch.isin(phantom.organs[0], hosts)
+        assert organ.any() and not truth[prompt].any() and truth[prompt].shape == scan.shape[1:], case.name
 
 
 def scan_of(values, modality):

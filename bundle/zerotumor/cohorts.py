@@ -39,6 +39,13 @@ HEALTHY_PROMPTS = {
     "head": ("brain tumor",),
     "pelvis": ("bladder tumor", "soft tissue sarcoma"),
 }
+ELSEWHERE = {
+    **dict.fromkeys(("liver tumor", "hepatic vessel tumor", "pancreatic cyst", "spleen tumor"), "kidney tumor"),
+    **dict.fromkeys(("kidney tumor", "kidney cyst", "pancreatic tumor", "colon tumor", "adrenal tumor"), "liver tumor"),
+    "bone tumor": "soft tissue sarcoma",
+}
+"""What the wrong words are for a category: a tumor of an organ that the same scans show. For all others, a bone tumor."""
+WRONG_WORDS = "bone tumor"
 
 
 @dataclass
@@ -46,7 +53,7 @@ class Case:
     """One scan, and for each prompt the truth that it asks for."""
 
     name: str
-    set: str  # phantom or real
+    set: str  # phantom, real or words
     modality: str
     read: Callable[[], tuple[MetaTensor, dict[str, Tensor], dict[str, Tensor]]]  # scan; prompt -> truth, host region
     prompts: dict[str, tuple[str, str]] = field(default_factory=dict)  # prompt -> (category, split)
@@ -139,6 +146,23 @@ def real_cases(folder: Path | None = None) -> Iterator[Case]:
     for name, modality in (("example_ct", "CT"), ("example_ct_sm", "CT"), ("example_mr_sm", "MR")):
         prompts = {p: (None, "healthy") for p in asked}
         yield _files(name, modality, healthy / f"{name}.nii.gz", None, prompts, split="healthy")
+
+
+def word_cases(folder: Path | None = None) -> Iterator[Case]:
+    """Every case with a lesion, asked by the wrong words for a tumor of another organ: there is none."""
+    for case in (*phantom_cases(), *real_cases(folder)):
+        category, split = next(iter(case.prompts.values()))
+        if split != "healthy":
+            asked = ELSEWHERE.get(category, WRONG_WORDS)
+            yield Case(case.name, "words", case.modality, _empty(case, asked), {asked: (category, "elsewhere")})
+
+
+def _empty(case: Case, asked: str) -> Callable[[], tuple[MetaTensor, dict, dict]]:
+    def read() -> tuple[MetaTensor, dict, dict]:
+        scan, _, _ = case.read()
+        return scan, {asked: torch.zeros(scan.shape[1:], dtype=torch.uint8)}, {}
+
+    return read
 
 
 def _files(

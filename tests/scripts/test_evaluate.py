@@ -174,6 +174,32 @@ def test_lesions_are_told_apart_by_size(files):
     assert all(f"| {line} |" in page for line in [*lines, "real, 50 ml and more | 1 | 0.12 (1) | -"])
 
 
+def test_words_are_compared_on_the_same_lesions(files):
+    """The real one was never asked for by another organ's name: it is no line."""
+    saved = json.loads((files / "e.json").read_text())
+    named, wrong = made_up("malenia", "phantom", "seen", 0.5, 0.0), {"set": "words", "split": "elsewhere", "dice": None}
+    own = [named | {"case": case, "volume_ml": ml} for case, ml in (("a", 8.0), ("b", 0.0))]
+    other = [r | wrong | {"volume_ml": ml} for r, ml in zip(own, (3.0, 0.0), strict=True)]
+    (files / "e.json").write_text(json.dumps(saved | {"records": [*own, *other, saved["records"][2]]}))
+    assert CliRunner().invoke(card, arguments(files)).exit_code == 0
+    page = (files / "results.md").read_text()
+    assert "| phantom | malenia | 2 | 1 | 4.0 | 1 | 1.5 |" in page and "| real | malenia" not in page
+    assert "words: x CT" not in page  # the wrong words are no kind
+
+
+def test_a_set_measured_alone_leaves_the_others(files):
+    assert CliRunner().invoke(card, arguments(files)).exit_code == 0
+    again = [made_up("malenia", "real", "unseen", 0.625, 9.0)]
+    (files / "e.json").write_text(json.dumps({"weights_sha256": {"malenia": "abc"}, "records": again}))
+    assert CliRunner().invoke(card, arguments(files)).exit_code == 0
+    page = (files / "results.md").read_text()
+    assert (
+        "| phantoms, seen kinds | malenia | 2 | 0.50" in page
+        and "| real scans (all unseen) | malenia | 1 | 0.62" in page
+    )
+    assert "| real CT | malenia" not in page  # its healthy scans were part of the set
+
+
 def test_a_card_needs_its_weights_record(files):
     saved = json.loads((files / "e.json").read_text())
     saved["weights_sha256"]["zept"] = "def"
