@@ -184,7 +184,11 @@ class Tool:
 
 QUIET = {"malenia": "0.75", "zept": "0.75", "closed_set": "0.75", "diffugts": "0.5"}
 """Share of healthy phantoms that theta must keep quiet, where it is not scripts/calibrate.py's own, and see there."""
-PEAKS = {"malenia": "0.5,0.55,0.6,0.65,0.7", "zept": "0.7,0.8,0.9,0.95,0.98,0.99"}
+PEAKS = {
+    "malenia": "0.5,0.55,0.6,0.65,0.7",
+    "zept": "0.7,0.8,0.9,0.95,0.98,0.99",
+    "closed_set": "0.5,0.6,0.7,0.8,0.9,0.95,0.98",
+}
 """What theta_peak is chosen from."""
 
 
