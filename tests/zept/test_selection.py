@@ -5,7 +5,7 @@ import torch
 from zerotumor.prompts import asks_for_anomaly, parse
 from zerotumor.text import load_text_encoder
 from zerotumor.zept.classes import ANY, class_set
-from zerotumor.zept.selection import slot_weights, wanted_hosts
+from zerotumor.zept.selection import place_match, slot_weights, wanted_hosts
 
 STARTER = class_set("starter")
 
@@ -75,6 +75,31 @@ def test_a_prompt_that_never_had_a_slot_is_drawn_in_its_organ_alone(make):
     assert spleen[:8].all() and not spleen[16:].any()
     assert liver[24:].all() and not liver[:16].any()
     assert anywhere.all()
+
+
+def test_a_place_is_compared_with_the_most_probable_organ_around():
+    organs = torch.full((1, 3, 12, 12, 12), 0.001)
+    organs[:, 0, :6], organs[:, 1, 6:] = 0.9, 0.3  # the second is seen faintly, and nothing is seen better there
+    hosts = torch.tensor([[True, False, False], [False, True, False], [True, True, False], [False, False, False]])
+    first, second, either, anywhere = place_match(organs, hosts)[0]
+    assert first[:3].min() == 1 and first[10:].max() < 0.05 and second[10:].min() == 1 and second[:3].max() < 0.05
+    assert (either == 1).all() and (anywhere == 1).all()
+    assert 0.05 < second[5].max() < 1  # both are around
+
+
+@torch.no_grad()
+def test_words_of_another_organ_find_less_and_those_of_none_as_much(make):
+    """The anomaly is everywhere and limited nowhere: what tells the answers apart is the place."""
+    free, placed = make(anomaly_gate="all"), make(anomaly_gate="all", place=0.5)
+    placed.load_state_dict(free.state_dict())
+    everywhere, prompts = scene(free), parse("splenic lesion; liver metastasis; tumor; anomaly")
+    before, after = (m.segment(everywhere, prompts) for m in (free, placed))
+    assert (before.logits > 0).all()
+    spleen, liver = (after.logits[0, p] > 0 for p in (0, 1))
+    assert spleen[:4].all() and not spleen[26:].any() and liver[28:].all() and not liver[:6].any()
+    assert (after.logits[0, 2:] > 0).all() and torch.isfinite(after.logits).all()
+    same = before.extras["ungated"][:, 2:], after.extras["ungated"][:, 2:]
+    assert torch.allclose(*same, atol=1e-5)
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..attention import LazyMasks, masks_of
@@ -23,7 +24,7 @@ from .offsets import Offsets
 from .options import Options
 from .pyramid import LEVELS, Pyramid, ResidualPyramid, SwinPyramid, check_edges
 from .refine import QueryRefine
-from .selection import fixed_slot, slot_weights, wanted_hosts
+from .selection import fixed_slot, place_match, slot_weights, wanted_hosts
 
 SCORE_VOXELS = 8
 """A prompt's score is the mean probability of its so many most probable voxels: one voxel alone says nothing."""
@@ -38,7 +39,8 @@ class ZePT(Segmenter):
         queries; None for the paper's, that of the coarsest map. heads: of all attention. text_dim: width of the text
         encoder. spacing: mm of the grid. patch: edge of training patch and window, voxels. theta: probability from
         which a voxel is painted; of the anomaly prompt, one half. theta_peak, edge_weight, zooms, tight_zooms: see
-        `Segmenter`. options: see `options.Options`.
+        `Segmenter`. place: exponent of how well a voxel's place fits the organs of a prompt (`selection.place_match`); ours,
+        0 in the paper. options: see `options.Options`.
 
     Raises:
         ValueError: an argument is not among its choices.
@@ -66,6 +68,7 @@ class ZePT(Segmenter):
         edge_weight: float = 0.0,
         zooms: Sequence[float] = (1.0,),
         tight_zooms: Sequence[float] | None = None,
+        place: float = 0.0,
         checkpointing: bool = False,
         gain: float | None = None,
         **options: str,
@@ -75,7 +78,7 @@ class ZePT(Segmenter):
             raise ValueError(f"there is no backbone {backbone!r}: choose residual or swin")
         if in_channels not in (1, 2):
             raise ValueError(f"in_channels must be 1 (soft-tissue window) or 2 (both windows), not {in_channels}")
-        self.spacing, self.patch = float(spacing), int(patch)
+        self.spacing, self.patch, self.place = float(spacing), int(patch), float(place)
         self.paint(theta, theta_peak, edge_weight)
         self.look_on(zooms, tight_zooms)
         self.classes, self.options, self.in_channels = class_set(classes), Options(**options), in_channels
@@ -233,6 +236,8 @@ class ZePT(Segmenter):
         for p, prompt in enumerate(prompts):
             if asks_for_anomaly(prompt):
                 logits[:, p], threshold[p] = anomaly[:, 0], 0
+        if self.place:
+            logits = self.placed(logits, features, hosts)
         probabilities = logits.sigmoid()
         top = probabilities.flatten(2).topk(min(SCORE_VOXELS, probabilities[0, 0].numel()), dim=2).values
         return Segmentation(
@@ -241,6 +246,14 @@ class ZePT(Segmenter):
             attributes=[self.explain(w) for w in weights],
             extras={"ungated": probabilities, "anomaly": normalize(anomaly, features["limits"][:, LEVELS])},
         )
+
+    def placed(self, logits: Tensor, features: dict[str, Tensor], hosts: Tensor) -> Tensor:
+        """Logits (B, P, X, Y, Z) of the probabilities, weighed by how well each voxel's place fits hosts (P, N)."""
+        known = LazyMasks(features["organ_weights"][:, : self.organs], features["mask"]).every(2).sigmoid()
+        fits = F.interpolate(place_match(known, hosts), logits.shape[2:], mode="trilinear") ** self.place
+        # log p of what is weighed, and log (1 - p): a sigmoid would round what is nearly certain to 1
+        weighed = F.logsigmoid(logits) + fits.clamp_min(1e-4).log()
+        return weighed - torch.log1p(-weighed.exp().clamp_max(1 - 1e-7))
 
     def select(self, prompts: Sequence[Prompt]) -> Tensor:
         """Share of each tumor slot in the answer to each prompt, (P, K)."""
