@@ -45,8 +45,7 @@ DEFAULT = next(iter(METHODS))
 FURTHER = {
     "closed_set": "`closed_set` is Malenia's backbone and lesion prior, trained further on Malenia's samples with all "
     "lesions as one class, on Malenia's grids and along edges; it does not read the prompt.",
-    "ensemble": "`ensemble` is the mean of the probabilities of all methods that have weights; its row is from before ZePT "
-    "weighed places.",
+    "ensemble": "`ensemble` is the mean of the probabilities of all methods that have weights.",
 }
 """What the results say of further baselines, where they were measured."""
 
