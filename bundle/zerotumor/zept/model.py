@@ -232,12 +232,12 @@ class ZePT(Segmenter):
         hosts = wanted_hosts(prompts, self.classes).to(queries.device)
         anomaly, mask = features["anomaly"], features["mask"]
         logits = masks_of(queries, mask) + self.seen_anomaly(anomaly, features["organ_weights"], mask, hosts)
+        if self.place:
+            logits = self.placed(logits, features, hosts)
         threshold = torch.logit(logits.new_tensor([self.theta] * len(prompts)))
         for p, prompt in enumerate(prompts):
             if asks_for_anomaly(prompt):
                 logits[:, p], threshold[p] = anomaly[:, 0], 0
-        if self.place:
-            logits = self.placed(logits, features, hosts)
         probabilities = logits.sigmoid()
         top = probabilities.flatten(2).topk(min(SCORE_VOXELS, probabilities[0, 0].numel()), dim=2).values
         return Segmentation(
