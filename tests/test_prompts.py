@@ -93,6 +93,24 @@ def test_lesion_and_place(text, lesion, organs):
 
 
 @pytest.mark.parametrize(
+    ("text", "lesion", "organ"),
+    [
+        ("gall bladder cancer", "gallbladder tumor", "gallbladder"),
+        ("gall-bladder carcinoma", "gallbladder tumor", "gallbladder"),
+        ("urinary bladder cancer", "bladder tumor", "bladder"),
+        ("small bowel cancer", "small bowel tumor", "small bowel"),
+        ("large bowel cancer", "colon tumor", "colon"),
+        ("cancer of the hepatic flexure", "colon tumor", "colon"),
+        ("temporal bone tumor", "bone tumor", "bone"),
+        ("portal vein tumor in the liver", "hepatic vessel tumor", "liver"),
+    ],
+)
+def test_a_longer_name_of_an_organ_is_read_as_a_whole(text, lesion, organ):
+    prompt = one(text)
+    assert (prompt.lesion, prompt.organs) == (lesion, (organ,))
+
+
+@pytest.mark.parametrize(
     ("adjective", "organ"),
     [("hepatic", "liver"), ("pancreatic", "pancreas"), ("colonic", "colon"), ("splenic", "spleen"),
      ("cerebral", "brain"), ("osseous", "bone"), ("gastric", "stomach"), ("uterine", "uterus"),

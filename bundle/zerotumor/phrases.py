@@ -122,6 +122,14 @@ def lesion_pattern() -> re.Pattern:
     return re.compile(rf"\b(?:{alternatives(lesion_names())})\b")
 
 
+def find_lesion(words: str) -> re.Match | None:
+    """The first lesion's name that does not begin inside a longer name of an organ, as "bladder cancer" does in "gall
+    bladder cancer" and "bowel cancer" in "small bowel cancer"."""
+    places = [match.span("organ") for match in organ_pattern().finditer(words)]
+    found = lesion_pattern().finditer(words)
+    return next((m for m in found if not any(start < m.start() < end for start, end in places)), None)
+
+
 @lru_cache(maxsize=1)
 def organ_pattern() -> re.Pattern:
     """An organ with the side written before it: groups `side`, `organ`."""

@@ -150,7 +150,7 @@ def _lesion(words: str, text: str) -> tuple[str | None, str, str]:
     """
     found, rest = [], words
     names = phrases.lesion_names()
-    while match := phrases.lesion_pattern().search(rest):
+    while match := phrases.find_lesion(rest):
         found.append((names[phrases.listed(match[0], names)], match[0]))
         rest = phrases.cut(rest, match)
     if re.search(r"\bmetastas[ie]s (from|of|due to|secondary to)\b", rest):

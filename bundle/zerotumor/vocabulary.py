@@ -69,7 +69,8 @@ PAIRS: dict[str, tuple[str, ...]] = {  # words for several organs at once, and p
     **dict.fromkeys(("adrenal", "adrenal gland", "suprarenal", "suprarenal gland"), _ADRENALS),
     "soft tissue": ("muscle", "fat"),
     **dict.fromkeys(("bowel", "intestine", "intestinal"), ("colon", "small bowel")),
-    **dict.fromkeys(("large bowel", "large intestine"), ("colon",)),
+    **dict.fromkeys(("large bowel", "large intestine", "hepatic flexure", "splenic flexure"), ("colon",)),
+    **dict.fromkeys(("frontal bone", "temporal bone", "parietal bone", "occipital bone"), ("bone",)),
     **dict.fromkeys(("hepatic vessel", "hepatic vein", "portal vein"), ("hepatic vessels",)),
 }
 
