@@ -130,6 +130,28 @@ def test_paired_organs_and_their_sides():
 
 
 @pytest.mark.parametrize(
+    ("text", "organs"),
+    [
+        ("tumors in the left and right kidneys", KIDNEYS),
+        ("mass in left and right kidney", KIDNEYS),
+        ("left or right kidney", KIDNEYS),
+        ("mass of the left/right kidney", KIDNEYS),
+        ("lesions of the left and of the right kidney", KIDNEYS),
+        ("right and left lung", LUNGS),
+        ("nodules in the left upper lobe and the right lower lobe of the lung", LUNGS),
+        ("lesion in the left upper and middle lobe of the lung", LUNGS[:1]),
+        ("masses in both kidneys, the right larger", KIDNEYS),
+        ("bilateral renal masses, larger on the left", KIDNEYS),
+        ("lesion in the left kidney and both lungs", ("left kidney", *LUNGS)),
+        ("lesion in the left kidney and the right lung", ("left kidney", "right lung")),
+        ("left lung and kidney lesion", ("left lung", "left kidney")),
+    ],
+)
+def test_both_sides(text, organs):
+    assert set(one(text).organs) == set(organs)
+
+
+@pytest.mark.parametrize(
     ("text", "attributes"),
     [
         ("hyperdense", {"density": "hyperdense"}),

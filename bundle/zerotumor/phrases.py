@@ -132,9 +132,17 @@ def find_lesion(words: str) -> re.Match | None:
 
 @lru_cache(maxsize=1)
 def organ_pattern() -> re.Pattern:
-    """An organ with the side written before it: groups `side`, `organ`."""
-    between = "sided|upper|middle|lower|lobe|pole|of|the"
-    return re.compile(rf"\b(?:(?P<side>left|right) (?:(?:{between}) )*)?(?P<organ>{alternatives(organ_names())})\b")
+    """An organ with the sides written before it ("left", "right upper lobe of the", "left and right"): groups `sides`,
+    `organ`."""
+    side = "(?:left|right)(?: (?:sided?|upper|middle|lower|lobes?|poles?|of|the))*"
+    several = rf"{side}(?:(?: (?:and|or|in|of|the))* {side})*"
+    return re.compile(rf"\b(?:(?P<sides>{several}) )?(?P<organ>{alternatives(organ_names())})\b")
+
+
+def side(words: str) -> str | None:
+    """The side that words name, if it is exactly one."""
+    sides = {s for s in ("left", "right") if mentions(s, words)}
+    return sides.pop() if len(sides) == 1 and not re.search(r"\b(?:both|bilateral(?:ly)?)\b", words) else None
 
 
 @lru_cache(maxsize=1)

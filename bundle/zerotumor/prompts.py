@@ -219,16 +219,15 @@ def _organs(words: str) -> tuple[tuple[str, ...], str]:
     names = phrases.organ_names()
     while match := phrases.organ_pattern().search(rest):
         hosts = names[phrases.listed(match["organ"], names)]
-        own = tuple(h for h in hosts if match["side"] and h.startswith(match["side"]))
-        found.extend(own or _sided(words, hosts))
+        found.extend(_sided(match["sides"] or words, hosts))
         rest = phrases.cut(rest, match)
     return tuple(dict.fromkeys(found)), rest
 
 
 def _sided(words: str, hosts: Sequence[str]) -> tuple[str, ...]:
     """The hosts on the side that the words name, if they name exactly one and the organ is paired; else all."""
-    sides = {s for s in ("left", "right") if re.search(rf"\b{s}\b", words)}
-    return tuple(h for h in hosts if len(sides) == 1 and h.startswith(*sides)) or tuple(hosts)
+    side = phrases.side(words)
+    return tuple(h for h in hosts if side and h.startswith(side)) or tuple(hosts)
 
 
 def _nearest(prompt: Prompt, encoder: TextEncoder | None) -> Prompt:
