@@ -15,6 +15,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from . import phrases
+from .origins import without_origin
 from .phrases import GENERIC_WORDS, SMALL_WORDS, TUMOR_WORDS, normalize
 from .vocabulary import ATTRIBUTE_WORDS, ATTRIBUTES, LESIONS, SUBSTANCE_WORDS, lesions
 
@@ -104,6 +105,7 @@ def _clean(part: str) -> str:
 def _parse_one(text: str, modality: str, encoder: TextEncoder | None, mended: str = "") -> Prompt:
     spelled = mended or normalize(text)
     words, close = _neighbors(spelled)
+    words = without_origin(words)
     lesion, phrase, rest = _lesion(words, text)
     stated, left = _attributes(rest, modality)
     organs, left = _organs(left)
@@ -146,15 +148,13 @@ def _lesion(words: str, text: str) -> tuple[str | None, str, str]:
     """Key of the lesion named, the phrase that names it, and the words without any lesion's name.
 
     Of several, the first that is not merely what comes with it ("lung mass with lymphadenopathy") or where it comes
-    from ("brain metastasis of lung cancer", "colorectal cancer liver metastasis").
+    from ("colorectal cancer liver metastasis").
     """
     found, rest = [], words
     names = phrases.lesion_names()
     while match := phrases.find_lesion(rest):
         found.append((names[phrases.listed(match[0], names)], match[0]))
         rest = phrases.cut(rest, match)
-    if re.search(r"\bmetastas[ie]s (from|of|due to|secondary to)\b", rest):
-        return None, "", rest
     head = words.split(" with ")[0]
     found = [f for f in found if f[1] in head] or found
     spread = [f for f in found if "metastas" in f[1]]
