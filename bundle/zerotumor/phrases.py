@@ -32,12 +32,16 @@ _SMALL_WORDS = """
 """
 SMALL_WORDS = frozenset(_SMALL_WORDS.split())
 """Words that say nothing about what or where: a text of these and a generic word asks for any lesion."""
+_SIDE = "(?:left|right)(?: (?:sided?|upper|middle|lower|lobes?|poles?|of|the))*"
+SIDES = rf"{_SIDE}(?:(?: (?:and|or|in|of|the))* {_SIDE})*"
 NEAR = "near|next to|close to|adjacent to|beside|touching|abutting|invading|compressing|adherent to"
 
 
 def normalize(text: str) -> str:
     """Lower case, American spelling, words of letters and digits with single spaces between them."""
     text = unicodedata.normalize("NFKC", text).lower()
+    text = re.sub(r"\bw/o\b", "without", text)
+    text = re.sub(r"\b(is|are|was|were|does|do|has|have|should)n['’]?t\b", r"\1 not", text)
     text = re.sub(r"[\W_]+", " ", text).strip()
     for british, american in (("tumour", "tumor"), ("haem", "hem"), ("oesoph", "esoph"), ("caec", "cec")):
         text = text.replace(british, american)
@@ -134,9 +138,7 @@ def find_lesion(words: str) -> re.Match | None:
 def organ_pattern() -> re.Pattern:
     """An organ with the sides written before it ("left", "right upper lobe of the", "left and right"): groups `sides`,
     `organ`."""
-    side = "(?:left|right)(?: (?:sided?|upper|middle|lower|lobes?|poles?|of|the))*"
-    several = rf"{side}(?:(?: (?:and|or|in|of|the))* {side})*"
-    return re.compile(rf"\b(?:(?P<sides>{several}) )?(?P<organ>{alternatives(organ_names())})\b")
+    return re.compile(rf"\b(?:(?P<sides>{SIDES}) )?(?P<organ>{alternatives(organ_names())})\b")
 
 
 def side(words: str) -> str | None:
@@ -150,12 +152,10 @@ def neighbor_pattern() -> re.Pattern:
     """ "near the right kidney", "not close to other organs": group 1 is the negation."""
     before = "the|left|right|other|adjacent|neighboring|surrounding"
     place = rf"(?:(?:{before}) )*(?:{alternatives(organ_names())}|organs?|structures?)"
-    return re.compile(rf"\b(not |no )?(?:{NEAR}) {place}\b")
+    return re.compile(rf"\b((?:not|no|non|never|without) )?(?:{NEAR}) {place}\b")
 
 
 @lru_cache(maxsize=1)
 def attribute_pattern() -> re.Pattern:
-    """A word for an attribute or a substance: group `said`, or `negated` after a negation."""
-    words = alternatives({**ATTRIBUTE_WORDS, **SUBSTANCE_WORDS})
-    no = "(?:not|no|non|without|absent)(?: evidence of| any| clearly)?"
-    return re.compile(rf"\b(?:(?P<said>{words})|{no} (?P<negated>{words}))\b")
+    """A word for an attribute or a substance."""
+    return re.compile(rf"\b(?:{alternatives({**ATTRIBUTE_WORDS, **SUBSTANCE_WORDS})})\b")

@@ -1,7 +1,8 @@
 """Free text to `Prompt` objects: which lesion, in which organs, with which attributes.
 
 Words of the vocabulary are recognised by the longest match. Words outside it are no error: the text encoder says which
-known concept is nearest, and the methods work from the text's embedding. There is no torch here, so that menus and
+known concept is nearest, and the methods work from the text's embedding. What a text rules out ("not the kidney") or
+names as the origin of a metastasis is taken away before anything is recognised. There is no torch here, so that menus and
 command lines can check a prompt before anything heavy is loaded.
 """
 
@@ -15,9 +16,10 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from . import phrases
+from .negation import LOOKS, Denied, apart
 from .origins import without_origin
 from .phrases import GENERIC_WORDS, SMALL_WORDS, TUMOR_WORDS, normalize
-from .vocabulary import ATTRIBUTE_WORDS, ATTRIBUTES, LESIONS, SUBSTANCE_WORDS, lesions
+from .vocabulary import ATTRIBUTE_WORDS, ATTRIBUTES, LESIONS, ORGANS, SUBSTANCE_WORDS, lesions
 
 if TYPE_CHECKING:
     from .text import TextEncoder
@@ -67,8 +69,8 @@ def parse(text: str | Sequence[str], *, modality: str = "CT", encoder: TextEncod
         encoder: names the nearest concept of unknown text; without it `nearest` stays None.
 
     Raises:
-        PromptError: nothing is written, a prompt is longer than 300 characters, holds control characters, or names two
-            lesions at once.
+        PromptError: nothing is written, a prompt is longer than 300 characters, holds control characters, names two
+            lesions at once, or says only what or where not to look.
         ValueError: another modality.
     """
     if modality not in ("CT", "MR"):
@@ -103,36 +105,57 @@ def _clean(part: str) -> str:
 
 
 def _parse_one(text: str, modality: str, encoder: TextEncoder | None, mended: str = "") -> Prompt:
-    spelled = mended or normalize(text)
-    words, close = _neighbors(spelled)
+    said, denied = apart(mended or text)
+    words, close = _neighbors(said)
     words = without_origin(words)
+    barred = _barred(denied)
     lesion, phrase, rest = _lesion(words, text)
-    stated, left = _attributes(rest, modality)
+    stated, left = _attributes(rest, denied, modality)
     organs, left = _organs(left)
     # "cyst in the left kidney", "cancer of the colon": kind and place make the name, wherever they stand. A name that
     # is one word without a place ("sarcoma") gives way to the organ's own kind ("sarcoma of the femur").
     if organs and (lesion is None or (" " not in phrase and not set(organs) & set(LESIONS[lesion].hosts))):
-        made, kind = _kind_in(words, organs, text)
+        made, kind = _kind_in(words, [o for o in organs if o not in barred], text)
         if made:
             lesion, phrase = made, kind
-            stated, _ = _attributes(re.sub(rf"\b{phrases.plural(kind)}\b", "|", rest), modality)
+            stated, _ = _attributes(re.sub(rf"\b{phrases.plural(kind)}\b", "|", rest), denied, modality)
     stated = {**close, **stated}
     if lesion is not None:
         known = LESIONS[lesion]
         usual = {k: dict(v) for k, v in known.attributes.items() if not (modality == "MR" and k == "density")}
-        return Prompt(text, lesion, lesion, _places(words, phrase, organs, known.hosts), {**usual, **stated})
-    prompt = Prompt(text, text, None, organs, stated)
+        places = _places(words, phrase, organs, known.hosts)
+        return Prompt(text, lesion, lesion, _without(places, barred, text), {**usual, **stated})
     unknown = [w for w in left.split() if w not in SMALL_WORDS and not re.fullmatch(rf"[|\d]+|{_GENERIC}", w)]
-    if unknown and not organs and not mended and (mended := _mend(spelled, unknown)) != spelled:
+    if unknown and not organs and not mended and (mended := _mend(text, unknown)) != text:
         return _parse_one(text, modality, encoder, mended)
+    if not (unknown or stated or re.search(rf"\b(?:{_GENERIC})\b", words)) and any(d.sort == "lesion" for d in denied):
+        raise PromptError(f'"{text}" says only what not to look for: write what to look for, such as {EXAMPLE}')
+    prompt = Prompt(text, text, None, _without(organs, barred, text), stated)
     return _nearest(prompt, encoder) if unknown else prompt
 
 
-def _mend(words: str, unknown: Sequence[str]) -> str:
-    """Words with slips in the names of organs mended ("kidny"); names of lesions are too alike for that."""
+def _mend(text: str, unknown: Sequence[str]) -> str:
+    """A text with slips in the names of organs mended ("kidny"); names of lesions are too alike for that."""
     places = sorted({w for name in phrases.organ_names() for w in name.split()} - {"left", "right"})
     close = {w: get_close_matches(w, places, n=1, cutoff=0.85) for w in unknown}
-    return " ".join((close.get(w) or [w])[0] for w in words.split())
+    return re.sub(r"[^\W_]+", lambda word: (close.get(normalize(word[0])) or [word[0]])[0], text)
+
+
+def _barred(denied: Sequence[Denied]) -> set[str]:
+    """Organs in which the text forbids to look: those it names, or all of a side that it names alone."""
+    places = [item.words for item in denied if item.sort == "place"]
+    named = {place: _organs(place)[0] or [o for o in ORGANS if o.startswith(place.split()[0])] for place in places}
+    return {organ for organs in named.values() for organ in organs}
+
+
+def _without(organs: tuple[str, ...], barred: set[str], text: str) -> tuple[str, ...]:
+    """Organs without those barred. No method can look everywhere but in an organ, so there must be some."""
+    kept = tuple(o for o in organs if o not in barred)
+    if barred and not kept:
+        raise PromptError(
+            f'"{text}" leaves no organ to look in: name the organs to look in, such as "lesion in the left kidney"'
+        )
+    return kept
 
 
 def _places(words: str, phrase: str, organs: tuple[str, ...], hosts: tuple[str, ...]) -> tuple[str, ...]:
@@ -192,21 +215,23 @@ def _neighbors(words: str) -> tuple[str, dict[str, dict[str, float]]]:
     return phrases.cut(words, match), {"relation": {"not-close" if match[1] else "close": 1.0}}
 
 
-def _attributes(words: str, modality: str) -> tuple[dict[str, dict[str, float]], str]:
+def _attributes(words: str, denied: Sequence[Denied], modality: str) -> tuple[dict[str, dict[str, float]], str]:
     """Attributes that the words state, and the other words. Two values of one attribute share its probability."""
     values: dict[str, list[str]] = {}
     implied: dict[str, str] = {}
     rest = words
     while match := phrases.attribute_pattern().search(rest):
-        word = phrases.listed(match["said"] or match["negated"], {**ATTRIBUTE_WORDS, **SUBSTANCE_WORDS})
+        word = phrases.listed(match[0], {**ATTRIBUTE_WORDS, **SUBSTANCE_WORDS})
         for name, value in ATTRIBUTE_WORDS.get(word, {}).items():
-            # "no calcification" says nothing certain about what there is instead, "not well-defined" does.
-            if match["said"] or value in _OPPOSITES:
-                values.setdefault(name, []).append(value if match["said"] else _OPPOSITES[value])
-        if match["said"]:
-            looks = SUBSTANCE_WORDS.get(word, {})
-            implied |= {k: v for k, v in looks.items() if not (modality == "MR" and k == "density")}
+            values.setdefault(name, []).append(value)
+        looks = SUBSTANCE_WORDS.get(word, {})
+        implied |= {k: v for k, v in looks.items() if not (modality == "MR" and k == "density")}
         rest = phrases.cut(rest, match)
+    for look in (item.words for item in denied if item.sort == "look"):
+        # "no calcification" says nothing certain about what there is instead, "not well-defined" does.
+        for name, value in LOOKS[phrases.listed(look, LOOKS)].items():
+            if value in _OPPOSITES:
+                values.setdefault(name, []).append(_OPPOSITES[value])
     stated = {name: {value: 1.0} for name, value in implied.items()}
     stated |= {name: {v: round(1 / len(set(vs)), 4) for v in dict.fromkeys(vs)} for name, vs in values.items()}
     return stated, rest

@@ -99,14 +99,16 @@ _WORDS = {  # attribute=value, several if the word means several -> words for it
     "density=mixed": "mixed, mixed density, mixed attenuation, mixed signal, part solid, partly cystic, solid cystic",
     "density_variation=homogeneous": "homogeneous, homogenous, homogeneously, uniform, simple",
     "density_variation=heterogeneous": "heterogeneous, heterogenous, heterogeneously, inhomogeneous, complex",
-    "enhancement=non-contrast": "non contrast, noncontrast, unenhanced, without contrast, native ct, plain ct",
+    "enhancement=non-contrast": "non contrast, non contrast enhanced, noncontrast, unenhanced, no contrast, "
+    "without contrast, native ct, plain ct",
     "enhancement=contrast-enhanced": "contrast enhanced, with contrast, post contrast, postcontrast, enhanced, "
     "enhancing",
     "surface=well-defined": "well defined, well circumscribed, circumscribed, well demarcated, well delineated, sharp, "
     "sharply marginated, smooth, encapsulated, clear margin, distinct",
     "surface=ill-defined": "ill defined, indistinct, blurred, blurry, poorly defined, poorly circumscribed, "
     "poorly demarcated, poorly marginated, unclear margin, diffuse",
-    "relation=close": "invasive, exophytic",
+    "relation=close": "invasive, muscle invasive, exophytic",
+    "relation=not-close": "non muscle invasive",
     "specific=necrosis": "necrotic, necrosis, cavitating, cavitary, cavitation",
     "specific=calcification": "calcified, calcification, calcific",
     "specific=rim": "rim enhancing, rim enhancement, ring enhancing, ring enhancement, rim, ring, "
