@@ -1,11 +1,14 @@
 """Scans from files, whatever the format: the same voxels at the same millimeters."""
 
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
 from make_files import ct_values, write_dicom, write_nifti
+from pydicom.misc import is_dicom
 
 from zerotumor.volumes import find_scans, read_scan, stem_of, write_mask
 
@@ -59,6 +62,33 @@ def test_scans_are_found_in_folders(tmp_path):
     assert find_scans([empty]) == [empty]
 
 
+@pytest.mark.parametrize("form", ["CT.1.3.12.2.{}", "{}.IMA", "1.2.840.{}", "IM{}"])
+def test_a_series_is_found_however_its_files_are_called(tmp_path, form):
+    series = write_dicom(tmp_path / "deep" / "series", ct_values())
+    for k, file in enumerate(sorted(series.iterdir())):
+        file.rename(series / form.format(k))
+    assert find_scans([tmp_path]) == [series]
+    assert read_scan(series).shape == (1, 20, 18, 16)
+
+
+def test_the_index_of_a_disc_is_no_scan(tmp_path):
+    series = write_dicom(tmp_path / "series", ct_values())
+    (tmp_path / "DICOMDIR").write_bytes(b"\0" * 128 + b"DICM")
+    assert find_scans([tmp_path]) == [series]
+
+
+def test_a_file_that_cannot_be_opened_does_not_end_the_search(tmp_path, monkeypatch):
+    def forbidden(file):
+        if Path(file).name == "secret":
+            raise PermissionError(13, "Permission denied", str(file))
+        return is_dicom(file)
+
+    one = write_nifti(tmp_path / "b.nii.gz", ct_values())
+    (tmp_path / "secret").touch()
+    monkeypatch.setattr("zerotumor.dicom.is_dicom", forbidden)
+    assert find_scans([tmp_path]) == [one]
+
+
 @pytest.mark.parametrize("name, stem", [("a.nii.gz", "a"), ("a.b.nii", "a.b"), ("c.NRRD", "c")])
 def test_stem(tmp_path, name, stem):
     (tmp_path / name).touch()
@@ -68,6 +98,11 @@ def test_stem(tmp_path, name, stem):
 def test_real_jpeg2000_series(data_dir):
     scan = read_scan(data_dir / "dicom" / "ct_jpeg2000")
     assert scan.shape[3] == 20 and -1100 < float(scan.min()) < -900 and scan.meta["modality"] == "CT"
+
+
+def test_real_series_are_found(data_dir):
+    found = find_scans([data_dir / "dicom"])
+    assert data_dir / "dicom" / "ct_jpeg2000" in found and data_dir / "dicom" / "crlm_ct" / "CRLM-CT-1004" in found
 
 
 def test_real_nrrd(data_dir):

@@ -9,6 +9,7 @@ import numpy as np
 import pydicom
 import SimpleITK as sitk
 import torch
+from pydicom.misc import is_dicom
 
 from .errors import ScanError
 
@@ -55,6 +56,16 @@ def series_files(folder: Path, series: str | None = None) -> tuple[list[Path], f
     if broken:
         raise ScanError(f"{folder} holds {len(broken)} damaged DICOM files, such as {broken[0].name}: export it again")
     return *_ordered(folder, chosen), str(chosen[0][1].Modality)
+
+
+def looks_like_dicom(file: Path) -> bool:
+    """Whether a file calls itself DICOM, by its suffix or in its first bytes; the index of a disc (DICOMDIR) is none."""
+    if file.suffix.lower() == ".dcm":
+        return True
+    try:
+        return file.name.upper() != "DICOMDIR" and is_dicom(file)
+    except OSError:  # it cannot be opened, so nothing tells
+        return False
 
 
 def from_sitk(image: sitk.Image) -> tuple[np.ndarray, torch.Tensor]:

@@ -20,7 +20,7 @@ import SimpleITK as sitk
 import torch
 from monai.data import MetaTensor
 
-from .dicom import LPS_TO_RAS, from_sitk, read_dicom_folder
+from .dicom import LPS_TO_RAS, from_sitk, looks_like_dicom, read_dicom_folder
 from .errors import ScanError
 
 NIFTI, NRRD = (".nii", ".nii.gz"), (".nrrd", ".nhdr")
@@ -133,7 +133,8 @@ def check_values(values: np.ndarray, path: Path, labels: bool = False) -> None:
 def find_scans(inputs: Iterable[str | Path]) -> list[Path]:
     """All scans in files and folders: NIfTI and NRRD files, and folders that hold DICOM files, in order of name.
 
-    A folder that holds none of these is returned itself, so that reading it says what is wrong.
+    DICOM files are known by what they hold, since archives name them as they like. A folder that holds no scan is returned
+    itself, so that reading it says what is wrong.
     """
     found: list[Path] = []
     for item in map(Path, inputs):
@@ -142,14 +143,9 @@ def find_scans(inputs: Iterable[str | Path]) -> list[Path]:
             continue
         inside = [f for f in sorted(item.rglob("*")) if f.is_file() and not f.name.startswith(".")]
         files = [f for f in inside if suffix_of(f) in NIFTI + NRRD]
-        folders = dict.fromkeys(f.parent for f in inside if suffix_of(f) in (".dcm", "") and _is_dicom(f))
+        folders = dict.fromkeys(f.parent for f in inside if suffix_of(f) not in NIFTI + NRRD and looks_like_dicom(f))
         found.extend([*files, *folders] or [item])
     return list(dict.fromkeys(found))
-
-
-def _is_dicom(path: Path) -> bool:
-    with open(path, "rb") as file:
-        return path.suffix.lower() == ".dcm" or file.read(132)[128:] == b"DICM"
 
 
 def write_atomically(path: Path, write) -> None:
