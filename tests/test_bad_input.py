@@ -121,6 +121,90 @@ def test_dicom_cut_short(tmp_path):
     refused(folder, "cannot be decoded|damaged")
 
 
+def change(folder, number=None, **tags):
+    """Set elements (None: take them out) of all files of a series, or of one by its number; returns the folder."""
+    for file in sorted(folder.iterdir())[slice(None) if number is None else slice(number, number + 1)]:
+        data = pydicom.dcmread(file)
+        for key, value in tags.items():
+            if value is None:
+                delattr(data, key)
+            else:
+                setattr(data, key, value)
+        data.save_as(file)
+    return folder
+
+
+def test_damaged_dicom_without_a_suffix(tmp_path):
+    folder = write_dicom(tmp_path / "d", ct_values())
+    content = (folder / "000.dcm").read_bytes()
+    (folder / "000.dcm").unlink()
+    (folder / "CT.1.2.3").write_bytes(content[:400])
+    refused(folder, "damaged DICOM")
+
+
+@pytest.mark.parametrize("pixels", [b"\0" * 200, None])
+def test_dicom_slice_with_too_few_pixels(tmp_path, pixels):
+    folder = change(write_dicom(tmp_path / "d", ct_values()), 5, PixelData=pixels)
+    refused(folder, f"005.dcm is damaged .{len(pixels or '')} of 720 bytes")
+
+
+@pytest.mark.parametrize(
+    "tag, value",
+    [("Modality", None), ("Modality", ""), ("PixelSpacing", None), ("Rows", 0), ("BitsAllocated", None)],
+)
+@pytest.mark.parametrize("number", [3, None])
+def test_dicom_slice_without_a_needed_element(tmp_path, tag, value, number):
+    refused(change(write_dicom(tmp_path / "d", ct_values()), number, **{tag: value}), f"no valid {tag}: export")
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_a_series_without_its_uid_is_read(tmp_path, value):
+    assert read_scan(change(write_dicom(tmp_path / "d", ct_values()), SeriesInstanceUID=value)).shape == (1, 20, 18, 16)
+
+
+@pytest.mark.parametrize("number", [0, None])
+@pytest.mark.parametrize(
+    "tag, value",
+    [
+        ("ImageOrientationPatient", ["nan", "0", "0", "0", "1", "0"]),
+        ("ImageOrientationPatient", ["1", "0", "0", "1", "0", "0"]),
+        ("ImageOrientationPatient", []),
+        ("ImagePositionPatient", ["0", "0"]),
+        ("ImagePositionPatient", []),
+        ("PixelSpacing", ["0", "2"]),
+        ("PixelSpacing", ["inf", "2"]),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_dicom_geometry_that_is_none(tmp_path, tag, value, number):
+    refused(change(write_dicom(tmp_path / "d", ct_values()), number, **{tag: value}), f"no valid {tag}")
+
+
+def test_a_slice_that_lost_its_place(tmp_path):
+    folder = change(write_dicom(tmp_path / "d", ct_values()), 0, ImagePositionPatient=None)
+    refused(folder, "000.dcm has no valid ImagePositionPatient")
+
+
+def test_slices_of_several_fields_of_view(tmp_path):
+    folder = change(write_dicom(tmp_path / "d", ct_values()), 4, PixelSpacing=["2.2", "2"])
+    refused(folder, "different PixelSpacing.*one field of view")
+
+
+def test_slices_of_several_sizes(tmp_path):
+    folder = change(write_dicom(tmp_path / "d", ct_values()), 4, Rows=20, PixelData=b"\0" * 800)
+    refused(folder, "different Rows")
+
+
+def test_dicom_in_color(tmp_path):
+    tags = {"SamplesPerPixel": 3, "PlanarConfiguration": 0, "PhotometricInterpretation": "RGB"}
+    refused(change(write_dicom(tmp_path / "d", ct_values()), **tags), "in color")
+    refused(change(write_dicom(tmp_path / "e", ct_values()), PhotometricInterpretation="PALETTE COLOR"), "in color")
+
+
+def test_inverted_mr_is_not_guessed_at(tmp_path):
+    refused(write_dicom(tmp_path / "d", ct_values(), "MR", PhotometricInterpretation="MONOCHROME1"), "MONOCHROME2")
+
+
 def test_missing_slice(tmp_path):
     folder = write_dicom(tmp_path / "d", ct_values())
     by_place = {pydicom.dcmread(f).ImagePositionPatient[2]: f for f in folder.iterdir()}

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import SimpleITK as sitk
 import torch
 from make_files import ct_values, write_dicom, write_nifti
 from pydicom.misc import is_dicom
+from pydicom.uid import SecondaryCaptureImageStorage
 
 from zerotumor.volumes import find_scans, read_scan, stem_of, write_mask
 
@@ -26,6 +28,22 @@ def test_dicom_is_read_in_order_with_hounsfield_units_and_ras(tmp_path):
     assert np.array_equal(np.asarray(scan[0]), values)
     # block center: x index 7, y 5.5, z 3.5; DICOM mm are LPS
     assert np.allclose(brightest_mm(scan), [-(-10 + 7 * 2), -(-20 + 5.5 * 2), 30 + 3.5 * 3])
+
+
+def test_hounsfield_units_do_not_depend_on_how_slices_are_shown(tmp_path):
+    values = ct_values().round()
+    scan = read_scan(write_dicom(tmp_path / "d", values, PhotometricInterpretation="MONOCHROME1"))
+    plain = read_scan(write_dicom(tmp_path / "e", values))
+    assert np.array_equal(np.asarray(scan[0]), values) and torch.equal(scan.affine, plain.affine)
+
+
+def test_a_screenshot_beside_the_slices_is_no_slice(tmp_path):
+    folder = write_dicom(tmp_path / "d", ct_values(), series="1.2.3")
+    shot = pydicom.dcmread(folder / "000.dcm")
+    shot.SOPClassUID = SecondaryCaptureImageStorage
+    del shot.ImagePositionPatient, shot.ImageOrientationPatient
+    shot.save_as(folder / "shot.dcm")
+    assert read_scan(folder).shape == (1, 20, 18, 16)
 
 
 def test_nrrd_and_nifti_agree(tmp_path):
