@@ -63,6 +63,69 @@ def test_nifti_without_affine(tmp_path):
     refused(tmp_path / "a.nii.gz", "no affine")
 
 
+@pytest.mark.parametrize("bad", [np.zeros((3, 3)), np.full((3, 3), np.nan), np.ones((3, 3)) * 2])
+def test_nifti_with_an_affine_that_is_none(tmp_path, bad):
+    affine = np.eye(4)
+    affine[:3, :3] = bad
+    image = nib.Nifti1Image(ct_values(), np.eye(4))
+    image.header["sform_code"] = 2
+    image.header["srow_x"], image.header["srow_y"], image.header["srow_z"] = affine[:3]
+    (tmp_path / "a.nii").write_bytes(header_and_values(image))
+    refused(tmp_path / "a.nii", "damaged affine.*geometry")
+
+
+def header_and_values(image) -> bytes:
+    """A NIfTI file with its header as it is, where nibabel would mend it."""
+    image.header["magic"], image.header["vox_offset"] = b"n+1", 352
+    return image.header.binaryblock + b"\0" * 4 + np.asarray(image.dataobj).tobytes(order="F")
+
+
+@pytest.mark.parametrize("edge", [0.01, 80.0])
+def test_voxels_that_no_scanner_makes(tmp_path, edge):
+    refused(write_nifti(tmp_path / "a.nii.gz", ct_values(), np.diag([1.0, edge, 1, 1])), f"1 x {edge:g} x 1 mm")
+
+
+def test_unit_of_length_that_nobody_knows(tmp_path):
+    image = nib.Nifti1Image(ct_values(), np.eye(4))
+    image.header["xyzt_units"] = 7
+    nib.save(image, tmp_path / "a.nii.gz")
+    refused(tmp_path / "a.nii.gz", "lengths in number 7.*millimeters")
+
+
+@pytest.mark.parametrize("dtype, words", [(np.complex64, "complex numbers"), ([(c, "u1") for c in "RGB"], "colors")])
+def test_voxels_that_are_no_gray_values(tmp_path, dtype, words):
+    refused(write_nifti(tmp_path / "a.nii.gz", np.ones((9, 9, 9), dtype)), words)
+
+
+def write_nrrd(path, **header):
+    """A scan with a header of 1 x 2 x 3 mm in LPS, but for what is said."""
+    usual = {
+        "space": "LPS",
+        "space directions": np.diag([1.0, 2, 3]),
+        "space origin": np.zeros(3),
+        "kinds": ["domain"] * 3,
+    }
+    header = {key.replace("_", " "): value for key, value in header.items()}
+    nrrd.write(str(path), ct_values(), {k: v for k, v in (usual | header).items() if v is not None})
+    return path
+
+
+@pytest.mark.parametrize("header", [{"space": None, "space_dimension": 3}, {"space": "scanner-xyz"}])
+def test_nrrd_without_left_and_right(tmp_path, header):
+    refused(write_nrrd(tmp_path / "a.nrrd", **header), "where left and right are.*left-posterior-superior")
+
+
+@pytest.mark.parametrize("key", ["space_directions", "space_origin"])
+def test_nrrd_whose_geometry_is_no_number(tmp_path, key):
+    bad = np.diag([1.0, np.nan, 3]) if key == "space_directions" else np.array([0, np.nan, 0])
+    refused(write_nrrd(tmp_path / "a.nrrd", **{key: bad}), "no numbers")
+
+
+@pytest.mark.parametrize("units", [["mm", "mm", "um"], ["pixel"] * 3])
+def test_nrrd_in_other_units(tmp_path, units):
+    refused(write_nrrd(tmp_path / "a.nrrd", space_units=units), "lengths in .*millimeters")
+
+
 def test_nrrd_without_geometry(tmp_path):
     nrrd.write(str(tmp_path / "a.nrrd"), ct_values())
     refused(tmp_path / "a.nrrd", "no space directions")

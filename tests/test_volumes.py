@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import nibabel as nib
+import nrrd
 import numpy as np
 import pydicom
 import pytest
@@ -60,6 +61,20 @@ def test_nrrd_and_nifti_agree(tmp_path):
     other = read_scan(tmp_path / "a.nrrd")
     assert torch.equal(torch.as_tensor(nifti), torch.as_tensor(other))
     assert torch.allclose(nifti.affine, other.affine)
+
+
+@pytest.mark.parametrize("unit, factor", [("meter", 1000), ("micron", 0.001), ("mm", 1), ("unknown", 1)])
+def test_lengths_are_mm_whatever_the_files_unit(tmp_path, unit, factor):
+    affine = np.array([[-2.0, 0, 0, 11], [0, 0, -3.0, 5], [0, 2.0, 0, -7], [0, 0, 0, 1]])
+    scaled = affine * np.array([[1 / factor] * 3 + [1]]).T
+    image = nib.Nifti1Image(ct_values(), scaled)
+    image.header.set_xyzt_units(unit)
+    nib.save(image, tmp_path / "a.nii.gz")
+    assert np.allclose(read_scan(tmp_path / "a.nii.gz").affine, affine)
+    lps = np.diag([-1, -1, 1, 1]) @ scaled
+    header = {"space": "LPS", "space directions": lps[:3, :3].T, "space origin": lps[:3, 3]}
+    nrrd.write(str(tmp_path / "a.nrrd"), ct_values(), header | ({} if factor == 1 else {"space units": [unit] * 3}))
+    assert np.allclose(read_scan(tmp_path / "a.nrrd").affine, affine)
 
 
 def test_mask_has_the_scans_geometry(tmp_path):
