@@ -191,7 +191,7 @@ class Prepared(MapTransform):
         data = dict(data)
         for key in self.key_iterator(data):
             image = data[key]
-            values = normalize(image, decide_modality(image, user=self.modality))
+            values = normalize(image, decide_modality(image, image.meta.get("modality"), self.modality))
             data[key] = MetaTensor(
                 values, affine=image.affine, meta=image.meta, applied_operations=image.applied_operations
             )
