@@ -63,6 +63,69 @@ def test_nifti_without_affine(tmp_path):
     refused(tmp_path / "a.nii.gz", "no affine")
 
 
+@pytest.mark.parametrize("bad", [np.zeros((3, 3)), np.full((3, 3), np.nan), np.ones((3, 3)) * 2])
+def test_nifti_with_an_affine_that_is_none(tmp_path, bad):
+    affine = np.eye(4)
+    affine[:3, :3] = bad
+    image = nib.Nifti1Image(ct_values(), np.eye(4))
+    image.header["sform_code"] = 2
+    image.header["srow_x"], image.header["srow_y"], image.header["srow_z"] = affine[:3]
+    (tmp_path / "a.nii").write_bytes(header_and_values(image))
+    refused(tmp_path / "a.nii", "damaged affine.*geometry")
+
+
+def header_and_values(image) -> bytes:
+    """A NIfTI file with its header as it is, where nibabel would mend it."""
+    image.header["magic"], image.header["vox_offset"] = b"n+1", 352
+    return image.header.binaryblock + b"\0" * 4 + np.asarray(image.dataobj).tobytes(order="F")
+
+
+@pytest.mark.parametrize("edge", [0.01, 80.0])
+def test_voxels_that_no_scanner_makes(tmp_path, edge):
+    refused(write_nifti(tmp_path / "a.nii.gz", ct_values(), np.diag([1.0, edge, 1, 1])), f"1 x {edge:g} x 1 mm")
+
+
+def test_unit_of_length_that_nobody_knows(tmp_path):
+    image = nib.Nifti1Image(ct_values(), np.eye(4))
+    image.header["xyzt_units"] = 7
+    nib.save(image, tmp_path / "a.nii.gz")
+    refused(tmp_path / "a.nii.gz", "lengths in number 7.*millimeters")
+
+
+@pytest.mark.parametrize("dtype, words", [(np.complex64, "complex numbers"), ([(c, "u1") for c in "RGB"], "colors")])
+def test_voxels_that_are_no_gray_values(tmp_path, dtype, words):
+    refused(write_nifti(tmp_path / "a.nii.gz", np.ones((9, 9, 9), dtype)), words)
+
+
+def write_nrrd(path, **header):
+    """A scan with a header of 1 x 2 x 3 mm in LPS, but for what is said."""
+    usual = {
+        "space": "LPS",
+        "space directions": np.diag([1.0, 2, 3]),
+        "space origin": np.zeros(3),
+        "kinds": ["domain"] * 3,
+    }
+    header = {key.replace("_", " "): value for key, value in header.items()}
+    nrrd.write(str(path), ct_values(), {k: v for k, v in (usual | header).items() if v is not None})
+    return path
+
+
+@pytest.mark.parametrize("header", [{"space": None, "space_dimension": 3}, {"space": "scanner-xyz"}])
+def test_nrrd_without_left_and_right(tmp_path, header):
+    refused(write_nrrd(tmp_path / "a.nrrd", **header), "where left and right are.*left-posterior-superior")
+
+
+@pytest.mark.parametrize("key", ["space_directions", "space_origin"])
+def test_nrrd_whose_geometry_is_no_number(tmp_path, key):
+    bad = np.diag([1.0, np.nan, 3]) if key == "space_directions" else np.array([0, np.nan, 0])
+    refused(write_nrrd(tmp_path / "a.nrrd", **{key: bad}), "no numbers")
+
+
+@pytest.mark.parametrize("units", [["mm", "mm", "um"], ["pixel"] * 3])
+def test_nrrd_in_other_units(tmp_path, units):
+    refused(write_nrrd(tmp_path / "a.nrrd", space_units=units), "lengths in .*millimeters")
+
+
 def test_nrrd_without_geometry(tmp_path):
     nrrd.write(str(tmp_path / "a.nrrd"), ct_values())
     refused(tmp_path / "a.nrrd", "no space directions")
@@ -119,6 +182,90 @@ def test_dicom_cut_short(tmp_path):
     content = (folder / "005.dcm").read_bytes()
     (folder / "005.dcm").write_bytes(content[: len(content) - 300])
     refused(folder, "cannot be decoded|damaged")
+
+
+def change(folder, number=None, **tags):
+    """Set elements (None: take them out) of all files of a series, or of one by its number; returns the folder."""
+    for file in sorted(folder.iterdir())[slice(None) if number is None else slice(number, number + 1)]:
+        data = pydicom.dcmread(file)
+        for key, value in tags.items():
+            if value is None:
+                delattr(data, key)
+            else:
+                setattr(data, key, value)
+        data.save_as(file)
+    return folder
+
+
+def test_damaged_dicom_without_a_suffix(tmp_path):
+    folder = write_dicom(tmp_path / "d", ct_values())
+    content = (folder / "000.dcm").read_bytes()
+    (folder / "000.dcm").unlink()
+    (folder / "CT.1.2.3").write_bytes(content[:400])
+    refused(folder, "damaged DICOM")
+
+
+@pytest.mark.parametrize("pixels", [b"\0" * 200, None])
+def test_dicom_slice_with_too_few_pixels(tmp_path, pixels):
+    folder = change(write_dicom(tmp_path / "d", ct_values()), 5, PixelData=pixels)
+    refused(folder, f"005.dcm is damaged .{len(pixels or '')} of 720 bytes")
+
+
+@pytest.mark.parametrize(
+    "tag, value",
+    [("Modality", None), ("Modality", ""), ("PixelSpacing", None), ("Rows", 0), ("BitsAllocated", None)],
+)
+@pytest.mark.parametrize("number", [3, None])
+def test_dicom_slice_without_a_needed_element(tmp_path, tag, value, number):
+    refused(change(write_dicom(tmp_path / "d", ct_values()), number, **{tag: value}), f"no valid {tag}: export")
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_a_series_without_its_uid_is_read(tmp_path, value):
+    assert read_scan(change(write_dicom(tmp_path / "d", ct_values()), SeriesInstanceUID=value)).shape == (1, 20, 18, 16)
+
+
+@pytest.mark.parametrize("number", [0, None])
+@pytest.mark.parametrize(
+    "tag, value",
+    [
+        ("ImageOrientationPatient", ["nan", "0", "0", "0", "1", "0"]),
+        ("ImageOrientationPatient", ["1", "0", "0", "1", "0", "0"]),
+        ("ImageOrientationPatient", []),
+        ("ImagePositionPatient", ["0", "0"]),
+        ("ImagePositionPatient", []),
+        ("PixelSpacing", ["0", "2"]),
+        ("PixelSpacing", ["inf", "2"]),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_dicom_geometry_that_is_none(tmp_path, tag, value, number):
+    refused(change(write_dicom(tmp_path / "d", ct_values()), number, **{tag: value}), f"no valid {tag}")
+
+
+def test_a_slice_that_lost_its_place(tmp_path):
+    folder = change(write_dicom(tmp_path / "d", ct_values()), 0, ImagePositionPatient=None)
+    refused(folder, "000.dcm has no valid ImagePositionPatient")
+
+
+def test_slices_of_several_fields_of_view(tmp_path):
+    folder = change(write_dicom(tmp_path / "d", ct_values()), 4, PixelSpacing=["2.2", "2"])
+    refused(folder, "different PixelSpacing.*one field of view")
+
+
+def test_slices_of_several_sizes(tmp_path):
+    folder = change(write_dicom(tmp_path / "d", ct_values()), 4, Rows=20, PixelData=b"\0" * 800)
+    refused(folder, "different Rows")
+
+
+def test_dicom_in_color(tmp_path):
+    tags = {"SamplesPerPixel": 3, "PlanarConfiguration": 0, "PhotometricInterpretation": "RGB"}
+    refused(change(write_dicom(tmp_path / "d", ct_values()), **tags), "in color")
+    refused(change(write_dicom(tmp_path / "e", ct_values()), PhotometricInterpretation="PALETTE COLOR"), "in color")
+
+
+def test_inverted_mr_is_not_guessed_at(tmp_path):
+    refused(write_dicom(tmp_path / "d", ct_values(), "MR", PhotometricInterpretation="MONOCHROME1"), "MONOCHROME2")
 
 
 def test_missing_slice(tmp_path):

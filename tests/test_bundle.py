@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import nibabel as nib
+import nrrd
 import numpy as np
 import pytest
 import requests
@@ -17,7 +18,9 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow, verify_metadata, verify_net_in_out
 
 from zerotumor.phantom import generate
+from zerotumor.pipeline import segment_scan
 from zerotumor.segmenter import load
+from zerotumor.volumes import read_scan
 
 ROOT = Path(__file__).resolve().parents[1]
 RESOURCES = Path(__file__).parent / "resources"
@@ -44,8 +47,10 @@ def scans(tmp_path_factory) -> Path:
     return folder
 
 
-def run(bundle: Path, configs: list[str], *arguments: str, launcher: tuple[str, ...] = ()) -> str:
-    """`monai.bundle run` in a process of its own, from a folder that is not the bundle's."""
+def run(
+    bundle: Path, configs: list[str], *arguments: str, launcher: tuple[str, ...] = (), fails: bool = False
+) -> str:  # fmt: skip
+    """`monai.bundle run` in a process of its own, from a folder that is not the bundle's; what it says."""
     files = [str(bundle / "configs" / name) for name in configs]
     command = [sys.executable, *(launcher or ("-m",)), "monai.bundle", "run", "--config_file", str(files)]
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
@@ -53,7 +58,7 @@ def run(bundle: Path, configs: list[str], *arguments: str, launcher: tuple[str, 
         [*command, "--bundle_root", str(bundle), *arguments],
         cwd=bundle.parent, env=environment, capture_output=True, text=True,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    assert (done.returncode != 0) == fails, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout + done.stderr
 
 
@@ -152,6 +157,39 @@ def test_trains_on_two_processes(bundle, tmp_path):
 def test_evaluates_the_shipped_weights(bundle, tmp_path):
     log = run(bundle, ["train.yaml", "evaluate.yaml"], "--val_count", "4", "--output_dir", str(tmp_path / "run"))
     assert "val_mean_dice" in log and (tmp_path / "run/val_mean_dice_raw.csv").is_file()
+
+
+def test_inference_keeps_scans_of_one_name_apart_and_the_whole_prompt(bundle, scans, tmp_path):
+    folder = shutil.copytree(scans, tmp_path / "scans")
+    image = nib.load(folder / "scan.nii.gz")
+    header = {"space": "RAS", "space directions": image.affine[:3, :3].T, "space origin": image.affine[:3, 3]}
+    nrrd.write(str(folder / "scan.nrrd"), np.asarray(image.dataobj), header)
+    run(bundle, ["inference.yaml"], "--dataset_dir", str(folder), "--output_dir", str(tmp_path / "out"),
+        "--displayable_configs::prompt", "cyst,kidney")  # fmt: skip
+    masks = [nib.load(tmp_path / f"out/{name}/{name}_mask.nii.gz") for name in ("scan", "scan-nrrd")]
+    result = segment_scan(load("malenia", bundle / "models"), read_scan(folder / "scan.nii.gz"), "cyst, kidney")
+    own = result.masks[0].numpy() > 0
+    assert own.any(), "a large clear cyst should be found"
+    for mask in masks:
+        found = mask.get_fdata() > 0
+        assert np.allclose(mask.affine, image.affine) and 2 * (found & own).sum() > 0.9 * (found.sum() + own.sum())
+
+
+def test_inference_ends_with_a_sentence(bundle, scans, tmp_path):
+    image = nib.load(scans / "scan.nii.gz")
+    image = nib.Nifti1Image(np.asarray(image.dataobj), None)
+    image.header["sform_code"] = image.header["qform_code"] = 0
+    for name, words in (("empty", "holds no scan"), ("bad", "has no affine")):
+        folder = tmp_path / name
+        folder.mkdir()
+        if name == "bad":
+            nib.save(image, folder / "scan.nii.gz")
+        log = run(
+            bundle, ["inference.yaml"], "--dataset_dir", str(folder), "--output_dir", str(tmp_path / "out"), fails=True
+        )
+        last = log.strip().splitlines()[-1]
+        assert last.startswith("Error: ") and words in last
+    assert not list((tmp_path / "out").rglob("*mask*"))
 
 
 def wait_for(url: str, process: subprocess.Popen, seconds: int = 180) -> None:

@@ -105,6 +105,10 @@ def test_an_untouched_drop_down_sends_a_list():
     assert PromptedSlidingWindowInferer(["tumor", "cyst"]).prompt == "tumor"
 
 
+def test_commas_of_a_prompt_survive_the_command_line():
+    assert PromptedSlidingWindowInferer(("hypodense", "round")).prompt == "hypodense, round"
+
+
 class Zoomed(Threshold):
     """Looks on three grids; what it has seen of each is counted."""
 

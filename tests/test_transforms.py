@@ -49,6 +49,33 @@ def test_modality_is_told_from_the_data(region, modality):
     assert decide_modality(phantom.image) == decide_modality(phantom.image, user=modality.lower()) == modality
 
 
+@pytest.mark.parametrize("region", ["limb", "abdomen", "chest", "head", "pelvis"])
+@pytest.mark.parametrize("offset", [1000, 1024])
+def test_ct_stored_with_an_offset_is_not_taken_for_mr(region, offset):
+    image = generate(5, shape=(24, 24, 24), spacing=8.0, region=region, modality="CT", category="healthy").image
+    stored = (image.clamp(min=-1024) + offset).round().clamp(min=0)
+    for user in (None, "CT"):
+        with pytest.raises(ModalityError, match="offset.*--modality MR"):
+            decide_modality(stored, user=user)
+    padded = stored.clone()
+    padded[:, :3] = offset - 2000  # what lies outside the scanner's circle would pass for air
+    with pytest.raises(ModalityError, match="subtract the offset"):
+        decide_modality(padded)
+    assert decide_modality(stored, user="MR") == "MR" and decide_modality(stored - offset) == "CT"
+
+
+@pytest.mark.parametrize("region", ["limb", "abdomen", "chest", "head", "pelvis"])
+def test_mr_of_any_gain_is_mr(region):
+    image = generate(5, shape=(24, 24, 24), spacing=8.0, region=region, modality="MR", category="healthy").image
+    for gain in (0.1, 1, 3, 1000 / float(image[image > 0.2 * image.max()].median()), 30):
+        assert decide_modality((image * gain).round()) == "MR"
+
+
+def test_what_is_called_ct_and_is_none_may_have_an_offset():
+    with pytest.raises(ModalityError, match="say --modality MR, or, if it is a CT stored with an offset"):
+        decide_modality(torch.rand(1, 9, 9, 9) * 500, user="CT")
+
+
 def test_mri_is_a_way_to_write_mr():
     assert decide_modality(torch.rand(1, 4, 4, 4), header="MRI") == "MR"
 
@@ -73,4 +100,4 @@ def test_real_scans_are_told_apart(data_dir):
 
     for case in real_cases(data_dir):
         scan = case.read()[0]
-        assert modality_of_data(scan) == case.modality, case.name
+        assert modality_of_data(scan) == decide_modality(scan) == case.modality, case.name

@@ -254,8 +254,10 @@ class PromptedSlidingWindowInferer(Inferer):
 
     def __init__(self, prompt: str = "tumor", overlap: float = OVERLAP, minimum_ml: float = 0.1) -> None:
         super().__init__()
-        # An untouched drop-down of a viewer sends the list of all its choices; the first is the default.
-        self.prompt = prompt[0] if isinstance(prompt, list | tuple) else prompt
+        # An untouched drop-down of a viewer sends the list of all its choices; the first is the default. A command line
+        # makes a tuple of words with commas between them.
+        prompt = prompt[0] if isinstance(prompt, list) else prompt
+        self.prompt = ", ".join(map(str, prompt)) if isinstance(prompt, tuple) else str(prompt)
         self.overlap, self.minimum_ml = overlap, minimum_ml
 
     def __call__(self, inputs: Tensor, network: Segmenter, *args, **kwargs) -> Tensor:

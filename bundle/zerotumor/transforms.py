@@ -74,8 +74,7 @@ def foreground_percentiles(values: Tensor) -> tuple[float, float, float]:
 
     At most a quarter of a million voxels are looked at, evenly spaced: percentiles of a scan need no more.
     """
-    flat = values.flatten()
-    flat = flat[:: max(1, flat.numel() // 250_000)]
+    flat = _sample(values)
     flat = flat[flat > 0]
     if not flat.numel():
         return 0.0, 1.0, 1.0
@@ -108,9 +107,15 @@ def decide_modality(image: Tensor, header: str | None = None, user: str | None =
             f"the scan's header says {written} and you say {said}: leave out --modality, or check the file"
         )
     claim = said or written
+    if claim != "MR" and stored_with_offset(image):
+        raise ModalityError(
+            "the scan looks like a CT stored with an offset (soft tissue near 1000 and not near 0): subtract the offset "
+            "(often 1000 or 1024), or say --modality MR if it is one"
+        )
     if claim == "CT" and seen == "MR":
         raise ModalityError(
-            "the scan is called CT but holds no Hounsfield units (no air near -1000): say --modality MR"
+            "the scan is called CT but holds no Hounsfield units (no air near -1000): say --modality MR, or, if it is a "
+            "CT stored with an offset (often 1000 or 1024), subtract the offset"
         )
     if claim == "MR" and seen == "CT":
         raise ModalityError("the scan is called MR but holds Hounsfield units (air near -1000): say --modality CT")
@@ -125,8 +130,7 @@ def modality_of_data(image: Tensor) -> str | None:
     Hounsfield units reach from air (-1000) through fat and soft tissue (-200..200). A scan without negative values is not
     CT: every CT has fat.
     """
-    values = torch.as_tensor(image).flatten()
-    values = values[:: max(1, values.numel() // 250_000)].float()
+    values = _sample(image)
     fat_and_air = float((values < -40).float().mean())
     soft = float(((values > -40) & (values < 150)).float().mean())
     if fat_and_air > 0.01 and float(values.min()) >= -32768 and soft > 0.01:
@@ -135,6 +139,26 @@ def modality_of_data(image: Tensor) -> str | None:
     if float((values < 0).float().mean()) < 0.05 and float(values.min()) > -0.1 * float(values.max()):
         return "MR"
     return None
+
+
+def stored_with_offset(image: Tensor) -> bool:
+    """Whether whole numbers look like Hounsfield units to which 1000 or 1024 was added, so that air is near 0.
+
+    Soft tissue and fat, most of a body in CT, then lie in a narrow band around 1000. MR spreads wider: it shows this at most
+    if it is uniform and its gain happens to fit, and then has to be called MR.
+    """
+    values = _sample(image)
+    body = values[values > 200]
+    if len(body) < 0.05 * len(values) or not torch.equal(body, body.round()):
+        return False
+    tissue = float(((body > 824) & (body < 1224)).float().mean())
+    return tissue > 0.7 and float((body <= 824).float().mean()) < 0.2
+
+
+def _sample(image: Tensor) -> Tensor:
+    """At most some quarter of a million values of a scan, evenly spaced."""
+    values = torch.as_tensor(image).as_subclass(Tensor).flatten()
+    return values[:: max(1, values.numel() // 250_000)].float()
 
 
 def resample(spacing: float) -> Compose:
@@ -167,7 +191,7 @@ class Prepared(MapTransform):
         data = dict(data)
         for key in self.key_iterator(data):
             image = data[key]
-            values = normalize(image, decide_modality(image, user=self.modality))
+            values = normalize(image, decide_modality(image, image.meta.get("modality"), self.modality))
             data[key] = MetaTensor(
                 values, affine=image.affine, meta=image.meta, applied_operations=image.applied_operations
             )

@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import nibabel as nib
@@ -20,10 +20,20 @@ import SimpleITK as sitk
 import torch
 from monai.data import MetaTensor
 
-from .dicom import LPS_TO_RAS, from_sitk, read_dicom_folder
+from .dicom import LPS_TO_RAS, from_sitk, looks_like_dicom, read_dicom_folder
 from .errors import ScanError
 
 NIFTI, NRRD = (".nii", ".nii.gz"), (".nrrd", ".nhdr")
+MILLIMETERS = {
+    "mm": 1.0, "millimeter": 1.0, "millimeters": 1.0, "cm": 10.0, "m": 1e3, "meter": 1e3, "metre": 1e3,
+    "micron": 1e-3, "um": 1e-3, "µm": 1e-3, "unknown": 1.0, "": 1.0,
+}  # fmt: skip
+"""What a unit of length is in mm, as NIfTI and NRRD name it; a file that names none has mm, as every tool takes it."""
+NRRD_SPACES = (
+    "right-anterior-superior", "RAS", "left-anterior-superior", "LAS", "left-posterior-superior", "LPS",
+)  # fmt: skip
+VOXEL_EDGE = (0.05, 50.0)
+"""Of what can be a voxel of a clinical scan, in mm: beyond it the unit or the geometry is wrong."""
 
 
 def suffix_of(path: Path) -> str:
@@ -64,6 +74,7 @@ def read_scan(path: str | Path, *, series: str | None = None, labels: bool = Fal
             f"{path} is neither NIfTI (.nii, .nii.gz) nor NRRD (.nrrd) nor a DICOM folder: convert it first"
         )
     check_values(values, path, labels)
+    check_affine(affine, path)
     meta = {"path": str(path), "filename_or_obj": str(path)}
     if modality:
         meta["modality"] = modality
@@ -73,9 +84,13 @@ def read_scan(path: str | Path, *, series: str | None = None, labels: bool = Fal
 def _read_nifti(path: Path) -> tuple[np.ndarray, torch.Tensor, str | None]:
     try:
         image = nib.load(path)
-        values = np.asarray(image.dataobj, dtype=np.float32)
+        kind = image.get_data_dtype().kind
+        values = np.asarray(image.dataobj, dtype=np.float32) if kind in "iuf" else None
     except (EOFError, zlib.error, OSError, ValueError, nib.filebasedimages.ImageFileError) as error:
         raise ScanError(f"{path} is damaged or no NIfTI file: copy or export it again ({_short(error)})") from error
+    if values is None:
+        what = "complex numbers: give their magnitude" if kind == "c" else "colors: give the gray image"
+        raise ScanError(f"{path} holds {what}")
     header = image.header
     if int(header["sform_code"]) == 0 and int(header["qform_code"]) == 0:
         raise ScanError(
@@ -84,14 +99,17 @@ def _read_nifti(path: Path) -> tuple[np.ndarray, torch.Tensor, str | None]:
         )
     while values.ndim > 3 and values.shape[-1] == 1:
         values = values[..., 0]
-    return values, torch.from_numpy(image.affine), None
+    try:
+        unit = header.get_xyzt_units()[0]
+    except KeyError:
+        unit = f"number {int(header['xyzt_units'])}"
+    return values, in_mm(torch.from_numpy(image.affine), {unit}, path), None
 
 
 def _read_nrrd(path: Path) -> tuple[np.ndarray, torch.Tensor, str | None]:
     try:
         header = nrrd.read_header(str(path))
-        if "space directions" not in header:
-            raise ScanError(f"{path} has no space directions, so millimeters are unknown: export it with its geometry")
+        _check_nrrd(header, path)
         image = sitk.ReadImage(str(path))
     except (RuntimeError, OSError, nrrd.NRRDError, ValueError) as error:
         if isinstance(error, ScanError):
@@ -99,7 +117,35 @@ def _read_nrrd(path: Path) -> tuple[np.ndarray, torch.Tensor, str | None]:
         raise ScanError(f"{path} is damaged or no NRRD file: copy or export it again ({_short(error)})") from error
     if image.GetNumberOfComponentsPerPixel() > 1 or image.GetDimension() != 3:
         raise ScanError(f"{path} is not a single 3-D volume (it is 4-D or colored): give one volume a file")
-    return (*from_sitk(image), None)
+    values, affine = from_sitk(image)
+    return values, in_mm(affine, set(header.get("space units") or [""]), path), None
+
+
+def _check_nrrd(header: Mapping[str, object], path: Path) -> None:
+    """Refuse a header whose geometry SimpleITK would make up."""
+    if "space directions" not in header:
+        raise ScanError(f"{path} has no space directions, so millimeters are unknown: export it with its geometry")
+    if header.get("space") not in NRRD_SPACES:
+        raise ScanError(
+            f"{path} does not say where left and right are (its space is {header.get('space', 'unset')}): export it in "
+            "the space left-posterior-superior"
+        )
+    numbers = np.array(header["space directions"], dtype=float)
+    if header["dimension"] == 3 and not np.isfinite(np.append(numbers, header.get("space origin", 0.0))).all():
+        raise ScanError(f"{path} has space directions or a space origin that are no numbers: export it again")
+
+
+def in_mm(affine: torch.Tensor, units: set[str], path: Path) -> torch.Tensor:
+    """An affine (4, 4) to a scan's units of length -> to mm.
+
+    Raises:
+        ScanError: the units are not known, or differ between axes.
+    """
+    if len(units) > 1 or not units <= set(MILLIMETERS):
+        raise ScanError(f"{path} has lengths in {' and '.join(sorted(units))}: export it again in millimeters")
+    scale = torch.ones(4, 1, dtype=affine.dtype)
+    scale[:3] = MILLIMETERS[next(iter(units))]
+    return affine * scale
 
 
 def _short(error: Exception) -> str:
@@ -130,10 +176,28 @@ def check_values(values: np.ndarray, path: Path, labels: bool = False) -> None:
         raise ScanError(f"{path} has next to no gray values, so it is a label map and no scan: give the image")
 
 
+def check_affine(affine: torch.Tensor, path: Path) -> None:
+    """Refuse what is no geometry of a scan: NaN, axes that fall together, voxels that no scanner makes.
+
+    Raises:
+        ScanError: with the remedy.
+    """
+    axes = torch.as_tensor(affine)[:3, :3].double()
+    edges = axes.norm(dim=0)
+    if not torch.isfinite(affine).all() or not (edges > 0).all() or float((axes / edges).det().abs()) < 1e-3:
+        raise ScanError(f"{path} has a damaged affine (NaN, or axes that fall together): export it with its geometry")
+    if float(edges.min()) < VOXEL_EDGE[0] or float(edges.max()) > VOXEL_EDGE[1]:
+        shown = " x ".join(f"{edge:.3g}" for edge in edges.tolist())
+        raise ScanError(
+            f"{path} has voxels of {shown} mm, as no scan has: correct its unit of length, or export it again"
+        )
+
+
 def find_scans(inputs: Iterable[str | Path]) -> list[Path]:
     """All scans in files and folders: NIfTI and NRRD files, and folders that hold DICOM files, in order of name.
 
-    A folder that holds none of these is returned itself, so that reading it says what is wrong.
+    DICOM files are known by what they hold, since archives name them as they like. A folder that holds no scan is returned
+    itself, so that reading it says what is wrong.
     """
     found: list[Path] = []
     for item in map(Path, inputs):
@@ -142,14 +206,9 @@ def find_scans(inputs: Iterable[str | Path]) -> list[Path]:
             continue
         inside = [f for f in sorted(item.rglob("*")) if f.is_file() and not f.name.startswith(".")]
         files = [f for f in inside if suffix_of(f) in NIFTI + NRRD]
-        folders = dict.fromkeys(f.parent for f in inside if suffix_of(f) in (".dcm", "") and _is_dicom(f))
+        folders = dict.fromkeys(f.parent for f in inside if suffix_of(f) not in NIFTI + NRRD and looks_like_dicom(f))
         found.extend([*files, *folders] or [item])
     return list(dict.fromkeys(found))
-
-
-def _is_dicom(path: Path) -> bool:
-    with open(path, "rb") as file:
-        return path.suffix.lower() == ".dcm" or file.read(132)[128:] == b"DICM"
 
 
 def write_atomically(path: Path, write) -> None:

@@ -1,0 +1,94 @@
+"""A folder of scans as the bundle's inference sees it: which they are, how they are read, and what a person is told."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from monai.transforms import MapTransform
+
+from .errors import ScanError
+from .prompts import PromptError
+from .segmenter import WeightsError
+from .transforms import ModalityError
+from .volumes import NIFTI, NRRD, read_scan, stem_of, suffix_of
+
+SENTENCES = (ScanError, ModalityError, PromptError, WeightsError)
+"""Errors that say in one sentence what is wrong and what to do."""
+
+
+def records(folder: str | Path) -> list[dict[str, str]]:
+    """The NIfTI and NRRD files that lie in a folder: {"image": path, "name": what results are called after}, by name.
+
+    Names differ even if files do in their suffix alone: beside x.nii.gz, x.nrrd is called x-nrrd. Without a folder there are
+    none, since a bundle is looked at where it has no data; `check_records` is for its runs.
+    """
+    folder, out = Path(folder), {}
+    for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if file.is_file() and not file.name.startswith(".") and suffix_of(file) in NIFTI + NRRD:
+            name = stem_of(file)
+            out[name + suffix_of(file).replace(".", "-") if name in out else name] = str(file)
+    # MONAI takes what follows the last dot for a suffix, so there has to be one.
+    return [{"image": file, "name": f"{name}.nii.gz"} for name, file in out.items()]
+
+
+def check_records(data: Sequence[object], folder: str | Path) -> None:
+    """Refuse to run on nothing.
+
+    Raises:
+        ScanError: there are no records of scans in the folder.
+    """
+    if not data:
+        raise ScanError(
+            f"{folder} holds no scan: give a folder of NIfTI (.nii, .nii.gz) or NRRD (.nrrd) files as --dataset_dir"
+        )
+
+
+class ReadScand(MapTransform):
+    """`volumes.read_scan` as a MONAI dictionary transform, with the metadata that MONAI's and MONAI Label's expect.
+
+    Args:
+        keys: of the scans' paths.
+    """
+
+    def __call__(self, data: Mapping[Hashable, object]) -> dict[Hashable, object]:
+        """Paths -> scans (1, X, Y, Z) with `.affine`, saved under data["name"] if there is one.
+
+        Raises:
+            ScanError: see `volumes.read_scan`.
+        """
+        data = dict(data)
+        for key in self.key_iterator(data):
+            scan = read_scan(str(data[key]))
+            scan.meta |= {"original_affine": scan.affine.clone(), "spatial_shape": list(scan.shape[1:])}
+            scan.meta["filename_or_obj"] = str(data.get("name", data[key]))
+            data[key] = scan
+        return data
+
+
+def say_plainly() -> None:
+    """From now on, a program that ends with one of `SENTENCES` says it alone, without the calls that led there.
+
+    MONAI wraps every error of a config into others, which hide what a person can do about it.
+    """
+    usual = sys.excepthook
+    if getattr(usual, "plain", False):
+        return
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        sentence = next((e for e in causes(error) if isinstance(e, SENTENCES)), None)
+        if sentence is None:
+            return usual(kind, error, trace)
+        print(f"Error: {sentence}", file=sys.stderr)
+
+    hook.plain = True
+    sys.excepthook = hook
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and what it came from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
