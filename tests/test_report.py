@@ -20,7 +20,8 @@ def box_mask():
 def test_volume_diameter_and_centroid_of_a_box():
     affine = np.diag([2.0, 1.0, 3.0, 1.0])
     affine[:3, 3] = [-5, 0, 10]
-    large, small = component_table(box_mask(), affine)
+    (large, small), count = component_table(box_mask(), affine)
+    assert count == 2
     assert large["volume_ml"] == round(6 * 3 * 4 * 6 / 1000, 3)
     assert abs(large["largest_diameter_mm"] - np.linalg.norm([5 * 2, 2 * 1, 3 * 3])) < 0.06
     assert np.allclose(large["centroid_mm"], [-5 + 4.5 * 2, 4, 10 + 5.5 * 3], atol=0.06)
@@ -30,7 +31,22 @@ def test_volume_diameter_and_centroid_of_a_box():
 def test_diagonal_neighbors_are_one_component():
     mask = np.zeros((5, 5, 5), bool)
     mask[1, 1, 1] = mask[2, 2, 2] = True
-    assert len(component_table(mask, np.eye(4))) == 1
+    assert component_table(mask, np.eye(4))[1] == 1
+
+
+def test_volume_and_count_are_of_all_components_and_the_list_alone_is_capped():
+    mask = torch.zeros(40, 40, 4)
+    mask[::4, ::4, 0] = 1
+    entry = describe_prompt(parse("tumor")[0], mask, torch.diag(torch.tensor([10.0, 10, 10, 1])), 0.5)
+    assert (entry["component_count"], entry["volume_ml"], len(entry["components"])) == (100, 100.0, 20)
+
+
+def test_diameter_and_centroid_are_of_the_component_of_the_largest_volume():
+    mask = torch.zeros(40, 20, 20)
+    mask[2:8, 2:8, 2:8] = 1
+    mask[:, 15, 15] = 1  # longer, and smaller
+    entry = describe_prompt(parse("tumor")[0], mask, torch.eye(4), 0.5)
+    assert entry["centroid_mm"] == [4.5, 4.5, 4.5] and entry["largest_diameter_mm"] == round(5 * np.sqrt(3), 1)
 
 
 def test_feret_of_a_ball_and_of_flat_points():
