@@ -100,6 +100,13 @@ def test_picture_without_a_finding(tmp_path):
     assert (tmp_path / "a.png").stat().st_size > 5000
 
 
+def test_dollars_in_a_prompt_are_no_formula(tmp_path):
+    scan, report = MetaTensor(torch.rand(1, 10, 10, 10), affine=torch.eye(4)), report_of(torch.ones(10, 10, 10))
+    report["prompts"][0]["prompt"] = r"liver tumor of $\foo$"
+    overlay(scan, torch.ones(1, 10, 10, 10), report, tmp_path / "a.png")
+    assert (tmp_path / "a.png").is_file()
+
+
 def test_a_map_has_a_row_of_its_own(tmp_path):
     """Bright where the map is high, and the scan alone where it is low."""
     scan = MetaTensor(torch.full((1, 40, 40, 40), 0.2), affine=torch.eye(4))

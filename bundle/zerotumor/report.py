@@ -169,7 +169,7 @@ def overlay(
     for axis, (row, (name, k)) in zip(axes.flat, product((None, *heats), VIEWS), strict=True):
         draw_plane(axis, k, center[k], gray, spacing, drawn, true, heats.get(row))
         axis.set_title(name if row is None else f"{row}, {name}", color="white", fontsize=10)
-    figure.suptitle(caption(report), color="white", fontsize=10)
+    figure.suptitle(caption(report), color="white", fontsize=10, parse_math=False)  # a prompt may hold dollars
     if below is None:
         figure.tight_layout()
     figure.savefig(path, dpi=90, facecolor="black", format="png")
