@@ -261,15 +261,29 @@ def load(method: str = "malenia", weights: str | Path | None = None, *, device: 
         weights: a weights file, or a folder with the method's file in it; by default the starter weights.
 
     Raises:
+        ValueError: the method is not registered, or there is no such device.
         WeightsError: the file is missing, altered, or of another method.
         text.TextEncoderError: the text encoder is not the one that the weights were trained with.
     """
+    check_device(device)
     registered = entry(method)
     path = Path(weights) if weights is not None else MODELS
     path = path / registered.weights if path.is_dir() else path
     record = read_record(path, method)
     model = build(method, record["config"])
     return load_into(model, method, path).to(device).eval()
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that this machine, or its build of torch, does not have.
+
+    Raises:
+        ValueError: with what to use instead.
+    """
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"there is no device {device!r} here: use cpu, or a torch that was built for it") from error
 
 
 def load_into(model: Segmenter, method: str, path: str | Path) -> Segmenter:
@@ -312,7 +326,7 @@ def read_record(path: Path, method: str) -> dict:
     try:
         record = json.loads(record_path.read_text())
         expected, made_for = record["sha256"], record["method"]
-    except (json.JSONDecodeError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{record_path} is not a weights record: restore it from the repository") from error
     if made_for != method:
         raise WeightsError(f"{path} holds weights of {made_for}, not of {method}: give the file of {method}")

@@ -125,6 +125,7 @@ def test_scans_of_one_name_do_not_overwrite_each_other(tmp_path, weights):
         (["--prompt", "x" * 400], "400 characters"),
         (["--prompt", "tumor", "--method", "unet"], "no method 'unet'"),
         (["--prompt", "tumor", "--weights", "nowhere.pt"], "is missing"),
+        (["--prompt", "tumor", "--device", "nowhere"], "no device 'nowhere' here: use cpu"),
     ],
 )
 def test_bad_requests_are_refused_before_any_work(tmp_path, weights, arguments, words):
