@@ -53,6 +53,7 @@ class Segmenter(nn.Module):
     edge_weight: float = 0.0  # above 0: masks are drawn along the image's edges, see `edges.along_edges`
     encoder: TextEncoder | None = None  # for words outside the vocabulary; set by `load`
     weights_sha256: str = "untrained"
+    records: tuple[dict, ...] = ()  # of all weights files that it was loaded from
     maps: tuple[str, ...] = ()  # names in `Segmentation.extras` of maps (B, 1, X, Y, Z) that whole scans get too
     organ_names: tuple[str, ...] = ()  # what `organ_maps` shows
     whole_scan: tuple[str, ...] = ()  # features of which every window must know those of all windows, see `shared`
@@ -141,8 +142,13 @@ class Segmenter(nn.Module):
         """This method as one of several that are asked whether they agree: at its quickest."""
         return self.at(self.qualities[0]) if self.qualities else self
 
-    def beside(self, path: Path, record: dict) -> None:
-        """Load what a method keeps in further files beside its weights at `path`, as the record describes them."""
+    def beside(self, path: Path, record: dict) -> tuple[dict, ...]:
+        """Load what a method keeps in further files beside its weights at `path`, as the record describes them.
+
+        Returns:
+            The records of these files.
+        """
+        return ()
 
     def compact(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """Features as they are kept between prompts: a method drops what `segment` will not need."""
@@ -296,7 +302,7 @@ def load_into(model: Segmenter, method: str, path: str | Path) -> Segmenter:
     encoder = load_text_encoder(record["text_encoder"]["name"])
     check_fingerprint(encoder, record["text_encoder"]["fingerprint"])
     load_state(model, path)
-    model.beside(path, record)
+    model.records = (record, *model.beside(path, record))
     model.encoder = encoder
     model.weights_sha256 = record["sha256"]
     return model
