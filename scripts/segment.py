@@ -20,8 +20,6 @@ wrong, voxel by voxel, from several looks at the scan and from the other methods
 from __future__ import annotations
 
 import csv
-import hashlib
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -34,6 +32,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from zerotumor.calibration import read as read_calibration
+from zerotumor.calibration import record_of
 from zerotumor.derived import source_headers
 from zerotumor.errors import ScanError, ServerError
 from zerotumor.export import DICOM_FORMATS, FORMATS, save_mask
@@ -41,13 +41,24 @@ from zerotumor.maps import UNCERTAINTY, summaries, wanted_maps, write_map
 from zerotumor.pipeline import ScanResult, encode_scan, segment_scan
 from zerotumor.prompts import PromptError, parse
 from zerotumor.report import overlay, table
+from zerotumor.results import (
+    SUMMARY,
+    Results,
+    digest,
+    kept,
+    place_of,
+    refuse_to_overwrite,
+    replacing,
+    state_of,
+    without_results,
+)
 from zerotumor.segmenter import METHODS, Segmenter, WeightsError, available, load
 from zerotumor.stow import push as store
 from zerotumor.stow import split_url
 from zerotumor.text import TextEncoderError
 from zerotumor.transforms import ModalityError
 from zerotumor.uncertainty import assess, attach
-from zerotumor.volumes import find_scans, read_scan, stem_of, write_atomically
+from zerotumor.volumes import find_scans, read_scan, write_atomically, write_json
 
 COLUMNS = (
     "scan", "status", "prompt", "found", "score", "volume_ml", "largest_diameter_mm", "centroid_mm", "mask", "error",
@@ -56,30 +67,23 @@ NOTHING = "none: nothing found"
 console = Console()
 
 
-def outputs(out: Path, scan: Path, names: set[str], format: str, maps: tuple[str, ...] = ()) -> dict[str, Path]:
-    """Files of one scan; scans of one name in different folders get a mark that tells them apart."""
-    name = stem_of(scan)
-    if name in names:
-        name += "-" + hashlib.sha256(str(scan.resolve()).encode()).hexdigest()[:8]
-    names.add(name)
-    files = {"mask": out / f"{name}{FORMATS[format]}", "report": out / f"{name}.json", "picture": out / f"{name}.png"}
-    return files | {f"map {m}": out / f"{name}_{m.replace('_', '-')}.nii.gz" for m in maps}
+def endings(format: str, maps: tuple[str, ...] = ()) -> dict[str, str]:
+    """What follows a scan's name in the names of its files, by kind of file."""
+    own = {"mask": FORMATS[format], "report": ".json", "picture": ".png"}
+    return own | {f"map {m}": f"_{m.replace('_', '-')}.nii.gz" for m in maps}
 
 
-def done_report(files: dict[str, Path], request: dict) -> dict | None:
-    """The report of an earlier run that asked for the same, if all of its files are there."""
-    try:
-        report = json.loads(files["report"].read_text())
-    except (OSError, json.JSONDecodeError):
-        return None
-    needed = [f for kind, f in files.items() if kind != "mask" or report.get("mask") is not None]
-    return report if report.get("request") == request and all(f.is_file() for f in needed) else None
-
-
-def write_report(report: dict, path: Path) -> None:
-    """The report as JSON, atomically."""
-    text = json.dumps(report, indent=2) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text))
+def scans_in(inputs: list[Path]) -> tuple[list[Path], list[dict]]:
+    """All scans, less earlier results that lie among them; lines of summary.csv for inputs that cannot be searched."""
+    found, failed = [], []
+    for item in inputs:
+        try:
+            inside = find_scans([item])
+            found += inside if inside == [item] else without_results(inside)
+        except OSError as problem:
+            error = f"{problem.filename or item} cannot be opened ({problem.strerror}): check its permissions"
+            failed += rows_of(item, None, "failed", error)
+    return list(dict.fromkeys(found)), failed
 
 
 def write_results(scan, result: ScanResult, files: dict[str, Path], source, images: tuple[str, ...] = ()) -> None:
@@ -87,17 +91,17 @@ def write_results(scan, result: ScanResult, files: dict[str, Path], source, imag
     report = result.report
     request = report["request"]
     maps = {name: result.extras[name] for name in request["save"]}
-    written = save_mask(
-        result.masks, scan.affine, report["prompts"], files["mask"], format=request["format"], source=source,
-        method=request["method"], weights=request["weights"] or "",
-    )  # fmt: skip
-    report["mask"] = files["mask"].name if written else None
-    if scored := [name for name in maps if name not in images]:
-        report["maps"] = summaries(maps, scan.affine, scored)
-    for name, volume in maps.items():
-        write_map(volume, scan.affine, files[f"map {name}"])
-    write_atomically(files["picture"], lambda path: overlay(scan, result.masks, report, path, maps=result.extras))
-    write_report(report, files["report"])
+    with replacing(files, report):
+        written = save_mask(
+            result.masks, scan.affine, report["prompts"], files["mask"], format=request["format"], source=source,
+            method=request["method"], weights=request["weights"] or "",
+        )  # fmt: skip
+        report["mask"] = files["mask"].name if written else None
+        if scored := [name for name in maps if name not in images]:
+            report["maps"] = summaries(maps, scan.affine, scored)
+        for name, volume in maps.items():
+            write_map(volume, scan.affine, files[f"map {name}"])
+        write_atomically(files["picture"], lambda path: overlay(scan, result.masks, report, path, maps=result.extras))
 
 
 def committee(method: str, device: str) -> list[Segmenter]:
@@ -110,7 +114,9 @@ def segment_one(
     series: str | None, tick, members: tuple[Segmenter, ...] = (),
 ) -> dict:  # fmt: skip
     """One scan from file to files; returns its report."""
-    # Before the work, not after it: a scan that cannot be written as DICOM is refused at once.
+    # Before the work, not after it: what cannot be written is refused at once.
+    refuse_to_overwrite(files)
+    state = state_of(path)  # as it was when it was read: what changes meanwhile is another scan
     source = source_headers(path, series) if request["format"] in DICOM_FORMATS else None
     scan = read_scan(path, series=series)
     # The picture shows a pseudo-healthy volume wherever there is one.
@@ -124,7 +130,9 @@ def segment_one(
         others = [segment_scan(member, scan, parsed, modality=asked.modality).masks for member in members]
         doubts = assess(model, asked, parsed, others=others, plain=result.answer)
         result.extras[UNCERTAINTY] = attach(result.report["prompts"], doubts)
-    result.report |= {"request": request, "picture": files["picture"].name}
+    result.report |= {
+        "scan": place_of(path), "scan_state": state, "request": request, "picture": files["picture"].name,
+    }  # fmt: skip
     write_results(scan, result, files, source, tuple(model.images))
     return result.report
 
@@ -135,7 +143,7 @@ def store_one(report: dict, files: dict[str, Path], url: str) -> None:
     if report["mask"] is not None and shown not in report.get("stored", []):
         store(url, [pydicom.dcmread(files["mask"])])
         report["stored"] = [*report.get("stored", []), shown]
-        write_report(report, files["report"])
+        write_json(report, files["report"], indent=2)
 
 
 def attempt(work, earlier: dict | None, files: dict[str, Path], push: str | None) -> tuple[dict | None, str, str]:
@@ -174,8 +182,8 @@ def write_summary(rows: list[dict], path: Path) -> None:
     write_atomically(path, write)
 
 
-def check_output(format: str, push: str | None) -> None:
-    """Refuse a format that does not exist and a server that could get nothing, before any work.
+def check_output(format: str, push: str | None, summary: Path) -> None:
+    """Refuse a format that does not exist, a server that could get nothing, and another's summary, before any work.
 
     Raises:
         ValueError, ServerError: with what to write instead.
@@ -186,6 +194,17 @@ def check_output(format: str, push: str | None) -> None:
         if format not in DICOM_FORMATS:
             raise ValueError(f"--push stores DICOM: add --format {' or --format '.join(DICOM_FORMATS)}")
         split_url(push)
+    if summary.exists():
+        with open(summary, "rb") as file:
+            header = file.readline().decode(errors="replace").strip()
+        if header != ",".join(COLUMNS):
+            raise ValueError(f"{summary} is no summary of an earlier run: move it, or choose another --out")
+
+
+def settings_of(model: Segmenter, members: tuple[Segmenter, ...], unsure: bool) -> str:
+    """Digest of all that answers are made with: records of all weights, and how doubts are calibrated."""
+    records = [one.records for one in (model, *members)]
+    return digest([records, record_of(read_calibration(model), model.weights_sha256) if unsure else None])
 
 
 def main(
@@ -206,7 +225,7 @@ def main(
 ) -> None:
     """Segment scans by text."""
     try:
-        check_output(format, push)
+        check_output(format, push, out / SUMMARY)
         model = load(method, weights, device=device)
         model = model if quality is None else model.at(quality)
         model = model.compiled() if compile else model
@@ -214,24 +233,28 @@ def main(
         prompts = [p.text for p in parse(prompt, encoder=model.encoder)]
         maps = wanted_maps(save, model, method)
         members = tuple(committee(method, device)) if UNCERTAINTY in maps else ()
+        settings = settings_of(model, members, UNCERTAINTY in maps)
     except (WeightsError, TextEncoderError, PromptError, ServerError, ValueError) as error:
         console.print(f"[red]{escape(str(error))}")
         raise typer.Exit(2) from None
     request = {
-        "method": method, "weights": model.weights_sha256, "prompts": prompts, "modality": modality,
-        "series": series, "format": format, "save": list(maps),
+        "method": method, "weights": model.weights_sha256, "settings": settings, "prompts": prompts,
+        "modality": modality, "series": series, "format": format, "save": list(maps),
         **({} if quality is None else {"quality": quality}),
     }  # fmt: skip
-    rows, reports, failed, names = [], [], 0, set()
+    results, reports = Results(out, endings(format, maps)), []
+    scans, rows = scans_in(inputs)
+    failed = len(rows)
+    for row in rows:
+        console.print(f"[red]{escape(row['error'])}")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    scans = find_scans(inputs)
     with Progress(*columns, console=console) as progress:
         whole = progress.add_task("scans", total=len(scans))
         for path in scans:
-            files = outputs(out, path, names, format, maps)
+            files = results.files_of(path)
             window = progress.add_task(f"  {path.name}", total=None)
             tick = lambda k, n, task=window: progress.update(task, completed=k, total=n)  # noqa: E731
-            earlier = None if force else done_report(files, request)
+            earlier = None if force else kept(files, request, state_of(path))
             report, status, error = attempt(
                 lambda path=path, files=files, tick=tick: segment_one(
                     model, path, prompts, files, request, modality, series, tick, members
@@ -250,11 +273,11 @@ def main(
     if reports:
         console.print(table(reports))
     try:
-        write_summary(rows, out / "summary.csv")
+        write_summary(rows, out / SUMMARY)
     except ScanError as error:
         console.print(f"[red]{escape(str(error))}")
         raise typer.Exit(1) from None
-    console.print(f"{len(reports)} of {len(scans)} scans; results in {out}")
+    console.print(f"{len(reports)} of {len(reports) + failed} scans; results in {out}")
     if failed or not scans:
         raise typer.Exit(1)
 

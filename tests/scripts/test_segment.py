@@ -110,14 +110,6 @@ def test_a_folder_goes_on_past_a_bad_scan(tmp_path, weights):
     assert not any(name.startswith((".writing", "bad")) for name in left)
 
 
-def test_scans_of_one_name_do_not_overwrite_each_other(tmp_path, weights):
-    for folder in ("p1", "p2"):
-        (tmp_path / "in" / folder).mkdir(parents=True)
-        write_nifti(tmp_path / "in" / folder / "scan.nii.gz", ct_values())
-    run(tmp_path / "in", "--prompt", "tumor", "--out", tmp_path / "out", "--weights", weights)
-    assert len(list((tmp_path / "out").glob("scan*_mask.nii.gz"))) == 2
-
-
 @pytest.mark.parametrize(
     "arguments, words",
     [
