@@ -4,7 +4,11 @@ python scripts/segment.py scan.nii.gz --prompt "liver tumor" --prompt "renal cys
 
 Takes NIfTI and NRRD files, DICOM folders, and folders of these. For every scan it writes a label map (NAME_mask.nii.gz:
 1 is the first prompt), a report (NAME.json) and a picture (NAME.png); for all of them, summary.csv. What is done already
-is skipped, and a bad scan does not stop the rest.
+is skipped, as long as the scan, the question and the weights are the same, and a bad scan does not stop the rest. Files that
+no earlier run wrote are not overwritten.
+
+Where what several prompts find overlaps, the label map has the most probable of them, and each of these prompts' whole masks
+lies beside it (NAME_mask_2.nii.gz is the second prompt's); the report says which overlap. DICOM keeps overlaps as they are.
 
 --format nrrd writes NAME_mask.nrrd instead; for DICOM scans, --format dicom-seg writes NAME_seg.dcm and --format rtstruct
 NAME_rtstruct.dcm, which refer to the scan, and --push stores these on a DICOMweb server. DICOM knows no empty result: if
@@ -28,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
 import pydicom
 import typer
+from monai.data import MetaTensor
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -36,11 +41,11 @@ from zerotumor.calibration import read as read_calibration
 from zerotumor.calibration import record_of
 from zerotumor.derived import source_headers
 from zerotumor.errors import ScanError, ServerError
-from zerotumor.export import DICOM_FORMATS, FORMATS, save_mask
+from zerotumor.export import DICOM_FORMATS, FORMATS, save_mask, whole_mask
 from zerotumor.maps import UNCERTAINTY, summaries, wanted_maps, write_map
-from zerotumor.pipeline import ScanResult, encode_scan, segment_scan
+from zerotumor.pipeline import ScanResult, encode_scan, segment_scan, to_grid
 from zerotumor.prompts import PromptError, parse
-from zerotumor.report import overlay, table
+from zerotumor.report import overlaps, overlay, table
 from zerotumor.results import (
     SUMMARY,
     Results,
@@ -56,7 +61,7 @@ from zerotumor.segmenter import METHODS, Segmenter, WeightsError, available, loa
 from zerotumor.stow import push as store
 from zerotumor.stow import split_url
 from zerotumor.text import TextEncoderError
-from zerotumor.transforms import ModalityError
+from zerotumor.transforms import ModalityError, prepare
 from zerotumor.uncertainty import assess, attach
 from zerotumor.volumes import find_scans, read_scan, write_atomically, write_json
 
@@ -67,9 +72,11 @@ NOTHING = "none: nothing found"
 console = Console()
 
 
-def endings(format: str, maps: tuple[str, ...] = ()) -> dict[str, str]:
+def endings(format: str, prompts: int = 1, maps: tuple[str, ...] = ()) -> dict[str, str]:
     """What follows a scan's name in the names of its files, by kind of file."""
     own = {"mask": FORMATS[format], "report": ".json", "picture": ".png"}
+    if format not in DICOM_FORMATS and prompts > 1:
+        own |= {f"mask {p + 1}": whole_mask(Path(FORMATS[format]), p).name for p in range(prompts)}
     return own | {f"map {m}": f"_{m.replace('_', '-')}.nii.gz" for m in maps}
 
 
@@ -86,18 +93,22 @@ def scans_in(inputs: list[Path]) -> tuple[list[Path], list[dict]]:
     return list(dict.fromkeys(found)), failed
 
 
-def write_results(scan, result: ScanResult, files: dict[str, Path], source, images: tuple[str, ...] = ()) -> None:
-    """Mask, maps, picture, and last the report: a report on disk says that the rest is there. `images` are no scores."""
+def write_results(model: Segmenter, scan: MetaTensor, result: ScanResult, files: dict[str, Path], source) -> None:
+    """Mask, maps, picture, and last the report: a report on disk says that the rest is there."""
     report = result.report
     request = report["request"]
     maps = {name: result.extras[name] for name in request["save"]}
+    probabilities = None
+    if overlaps(result.masks):  # who wins; kept by nobody until now, since they take four times the masks' memory
+        prepared = prepare(scan, report["modality"], model.spacing)
+        probabilities = to_grid(result.answer.probabilities, prepared.affine, scan)
     with replacing(files, report):
         written = save_mask(
             result.masks, scan.affine, report["prompts"], files["mask"], format=request["format"], source=source,
-            method=request["method"], weights=request["weights"] or "",
+            method=request["method"], weights=request["weights"] or "", probabilities=probabilities,
         )  # fmt: skip
         report["mask"] = files["mask"].name if written else None
-        if scored := [name for name in maps if name not in images]:
+        if scored := [name for name in maps if name not in model.images]:  # these are no scores
             report["maps"] = summaries(maps, scan.affine, scored)
         for name, volume in maps.items():
             write_map(volume, scan.affine, files[f"map {name}"])
@@ -133,7 +144,7 @@ def segment_one(
     result.report |= {
         "scan": place_of(path), "scan_state": state, "request": request, "picture": files["picture"].name,
     }  # fmt: skip
-    write_results(scan, result, files, source, tuple(model.images))
+    write_results(model, scan, result, files, source)
     return result.report
 
 
@@ -166,8 +177,9 @@ def rows_of(path: Path, report: dict | None, status: str, error: str = "") -> li
     if report is None:
         return [{"scan": str(path), "status": status, "error": error}]
     keys = ("prompt", "found", "score", "volume_ml", "largest_diameter_mm", "centroid_mm")
-    shared = {"scan": str(path), "status": status, "mask": report["mask"] or NOTHING, "error": error}
-    return [{**shared, **{k: e[k] for k in keys}} for e in report["prompts"]]
+    shared = {"scan": str(path), "status": status, "error": error}
+    masks = [e.get("mask", report["mask"]) or NOTHING for e in report["prompts"]]
+    return [{**shared, "mask": m, **{k: e[k] for k in keys}} for m, e in zip(masks, report["prompts"], strict=True)]
 
 
 def write_summary(rows: list[dict], path: Path) -> None:
@@ -242,7 +254,7 @@ def main(
         "modality": modality, "series": series, "format": format, "save": list(maps),
         **({} if quality is None else {"quality": quality}),
     }  # fmt: skip
-    results, reports = Results(out, endings(format, maps)), []
+    results, reports = Results(out, endings(format, len(prompts), maps)), []
     scans, rows = scans_in(inputs)
     failed = len(rows)
     for row in rows:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 
 import matplotlib
@@ -112,6 +112,8 @@ def table(reports: Sequence[dict]) -> Table:
             hint = (
                 f"\n(nearest concept: {e['nearest_concept']}, {e['similarity']:.2f})" if "nearest_concept" in e else ""
             )
+            if "overlaps_with" in e:
+                hint += f"\n(overlaps with {', '.join(e['overlaps_with'])})"
             row = [
                 escape(e["prompt"] + hint),
                 "yes" if e["found"] else "no",
@@ -252,9 +254,25 @@ def caption(report: dict) -> str:
     return "\n".join(lines)
 
 
-def as_mask(masks: Tensor) -> Tensor:
-    """Masks of P prompts (P, X, Y, Z) -> one label map (X, Y, Z): p + 1 for prompt p; the first prompt wins overlaps."""
-    labels = torch.zeros(masks.shape[1:], dtype=torch.uint8)
-    for p in reversed(range(len(masks))):
-        labels[masks[p] > 0] = p + 1
+def as_mask(masks: Tensor, probabilities: Tensor | None = None) -> Tensor:
+    """Masks of P prompts (P, X, Y, Z) -> one label map (X, Y, Z): p + 1 for prompt p.
+
+    Where masks overlap, the most probable prompt wins by `probabilities` (P, X, Y, Z), as in the bundle's inferer; without
+    them, the first.
+    """
+    labels, best = torch.zeros(masks.shape[1:], dtype=torch.uint8), torch.zeros(masks.shape[1:])
+    for p, mask in enumerate(masks > 0):
+        free = labels == 0
+        wins = mask & (free if probabilities is None else free | (probabilities[p] > best))
+        labels[wins] = p + 1
+        if probabilities is not None:
+            best[wins] = probabilities[p][wins]
     return labels
+
+
+def overlaps(masks: Tensor) -> dict[int, list[int]]:
+    """Of P masks (P, X, Y, Z): each that shares voxels with others -> these others."""
+    inside = masks > 0
+    pairs = [(p, q) for p, q in combinations(range(len(masks)), 2) if (inside[p] & inside[q]).any()]
+    found = {p: [pair[1 - pair.index(p)] for pair in pairs if p in pair] for p in range(len(masks))}
+    return {p: others for p, others in found.items() if others}

@@ -176,6 +176,29 @@ def test_formats(tmp_path, weights, finds, format):
     assert summary(out)[0]["status"] == "skipped"
 
 
+@pytest.mark.parametrize("format", FILES)
+def test_nothing_is_lost_where_prompts_overlap(tmp_path, weights, finds, format):
+    finds(True)
+    scan, out = write_dicom(tmp_path / "series", ct_values()), tmp_path / "out"
+    common = (scan, "--out", out, "--weights", weights, "--format", format, "--prompt", "tumor")
+    output = run(*common, "--prompt", "liver tumor")
+    assert "(overlaps with" in output
+    entries = json.loads((out / "series.json").read_text())["prompts"]
+    assert [e["overlaps_with"] for e in entries] == [["liver tumor"], ["tumor"]]
+    if format in ("dicom-seg", "rtstruct"):
+        return
+    labels = read_scan(out / f"series{FILES[format]}", labels=True)
+    for number, (entry, row) in enumerate(zip(entries, summary(out), strict=True), 1):
+        assert entry["mask"] == row["mask"] == f"series{FILES[format]}".replace("_mask", f"_mask_{number}")
+        assert read_scan(out / entry["mask"], labels=True).sum() == 64
+        assert entry["volume_in_label_map_ml"] == round(int((labels == number).sum()) * 0.012, 3)
+    assert (labels > 0).sum() == 64
+    run(*common, "--prompt", "liver tumor")
+    assert summary(out)[0]["status"] == "skipped"
+    run(*common)
+    assert len(list(out.glob("series_mask*"))) == 1 and "overlaps_with" not in (out / "series.json").read_text()
+
+
 @pytest.mark.parametrize("format", ["dicom-seg", "rtstruct"])
 def test_nothing_found_is_said_and_no_dicom_is_written(tmp_path, weights, finds, format):
     scan, out = write_dicom(tmp_path / "series", ct_values()), tmp_path / "out"
