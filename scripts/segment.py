@@ -234,7 +234,7 @@ def main(
     save: Annotated[str | None, typer.Option(help="maps: uncertainty, anomaly, pseudo-healthy,residual")] = None,
     quality: Annotated[str | None, typer.Option(help="fast, standard or best, for methods that know these")] = None,
     compile: Annotated[bool, typer.Option("--compile", help="DiffuGTS's U-Net; for a GPU, and many scans")] = False,
-) -> None:
+) -> list[dict]:
     """Segment scans by text."""
     try:
         check_output(format, push, out / SUMMARY)
@@ -292,6 +292,7 @@ def main(
     console.print(f"{len(reports)} of {len(reports) + failed} scans; results in {out}")
     if failed or not scans:
         raise typer.Exit(1)
+    return reports
 
 
 if __name__ == "__main__":
