@@ -99,7 +99,8 @@ def write_results(model: Segmenter, scan: MetaTensor, result: ScanResult, files:
     request = report["request"]
     maps = {name: result.extras[name] for name in request["save"]}
     probabilities = None
-    if overlaps(result.masks):  # who wins; kept by nobody until now, since they take four times the masks' memory
+    if request["format"] not in DICOM_FORMATS and overlaps(result.masks):
+        # Who wins. Nobody has kept them until now, since they take four times the memory of the masks.
         prepared = prepare(scan, report["modality"], model.spacing)
         probabilities = to_grid(result.answer.probabilities, prepared.affine, scan)
     with replacing(files, report):
