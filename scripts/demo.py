@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +12,7 @@ import nibabel as nib
 import numpy as np
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from zerotumor.phantom import generate
 from zerotumor.volumes import write_atomically, write_mask
@@ -34,11 +34,11 @@ def make_phantom(folder: Path) -> Path:
 
 def main(
     out: Annotated[Path, typer.Option(help="folder for the results")] = Path("out/demo"),
-    scan: Annotated[Path | None, typer.Option(help="a scan of your own")] = None,
+    scan: Annotated[Path | None, typer.Option(help="a scan of your own, or a folder of scans")] = None,
     prompt: Annotated[str | None, typer.Option(help="what to look for")] = None,
     modality: Annotated[str | None, typer.Option(help="CT or MR, where the file does not tell")] = None,
 ) -> None:
-    """Segment one scan and say where the picture is."""
+    """Segment a scan, or all in a folder, and say where the pictures are."""
     from segment import main as segment
 
     if scan is None:
@@ -46,12 +46,10 @@ def main(
         prompt = prompt or PHANTOM["category"]
         console.print(f"No scan given: made a phantom {modality} of a limb with a {PHANTOM['category']}, a category")
         console.print("that the starter weights have never seen a lesion of.")
-    segment([scan], [prompt or "tumor"], out, modality=modality, force=True)
-    from zerotumor.volumes import stem_of
-
-    report = json.loads((out / f"{stem_of(scan)}.json").read_text())
-    console.print(f"Mask:    {out / report['mask']}\nReport:  {out / (stem_of(scan) + '.json')}")
-    console.print(f"Picture: [bold]{out / report['picture']}")
+    for report in segment([scan], [prompt or "tumor"], out, modality=modality, force=True):
+        picture = out / report["picture"]
+        console.print(escape(f"Mask:    {out / report['mask']}\nReport:  {picture.with_suffix('.json')}"))
+        console.print(f"Picture: [bold]{escape(str(picture))}")
 
 
 if __name__ == "__main__":

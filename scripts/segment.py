@@ -4,7 +4,11 @@ python scripts/segment.py scan.nii.gz --prompt "liver tumor" --prompt "renal cys
 
 Takes NIfTI and NRRD files, DICOM folders, and folders of these. For every scan it writes a label map (NAME_mask.nii.gz:
 1 is the first prompt), a report (NAME.json) and a picture (NAME.png); for all of them, summary.csv. What is done already
-is skipped, and a bad scan does not stop the rest.
+is skipped, as long as the scan, the question and the weights are the same, and a bad scan does not stop the rest. Files that
+no earlier run wrote are not overwritten.
+
+Where what several prompts find overlaps, the label map has the most probable of them, and each of these prompts' whole masks
+lies beside it (NAME_mask_2.nii.gz is the second prompt's); the report says which overlap. DICOM keeps overlaps as they are.
 
 --format nrrd writes NAME_mask.nrrd instead; for DICOM scans, --format dicom-seg writes NAME_seg.dcm and --format rtstruct
 NAME_rtstruct.dcm, which refer to the scan, and --push stores these on a DICOMweb server. DICOM knows no empty result: if
@@ -20,8 +24,6 @@ wrong, voxel by voxel, from several looks at the scan and from the other methods
 from __future__ import annotations
 
 import csv
-import hashlib
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -30,24 +32,38 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
 import pydicom
 import typer
+from monai.data import MetaTensor
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from zerotumor.calibration import read as read_calibration
+from zerotumor.calibration import record_of
 from zerotumor.derived import source_headers
 from zerotumor.errors import ScanError, ServerError
-from zerotumor.export import DICOM_FORMATS, FORMATS, save_mask
+from zerotumor.export import DICOM_FORMATS, FORMATS, save_mask, whole_mask
 from zerotumor.maps import UNCERTAINTY, summaries, wanted_maps, write_map
-from zerotumor.pipeline import ScanResult, encode_scan, segment_scan
+from zerotumor.pipeline import ScanResult, encode_scan, segment_scan, to_grid
 from zerotumor.prompts import PromptError, parse
-from zerotumor.report import overlay, table
+from zerotumor.report import overlaps, overlay, table
+from zerotumor.results import (
+    SUMMARY,
+    Results,
+    digest,
+    kept,
+    place_of,
+    refuse_to_overwrite,
+    replacing,
+    state_of,
+    without_results,
+)
 from zerotumor.segmenter import METHODS, Segmenter, WeightsError, available, load
 from zerotumor.stow import push as store
 from zerotumor.stow import split_url
 from zerotumor.text import TextEncoderError
-from zerotumor.transforms import ModalityError
+from zerotumor.transforms import ModalityError, prepare
 from zerotumor.uncertainty import assess, attach
-from zerotumor.volumes import find_scans, read_scan, stem_of, write_atomically
+from zerotumor.volumes import find_scans, read_scan, write_atomically, write_json
 
 COLUMNS = (
     "scan", "status", "prompt", "found", "score", "volume_ml", "largest_diameter_mm", "centroid_mm", "mask", "error",
@@ -56,48 +72,48 @@ NOTHING = "none: nothing found"
 console = Console()
 
 
-def outputs(out: Path, scan: Path, names: set[str], format: str, maps: tuple[str, ...] = ()) -> dict[str, Path]:
-    """Files of one scan; scans of one name in different folders get a mark that tells them apart."""
-    name = stem_of(scan)
-    if name in names:
-        name += "-" + hashlib.sha256(str(scan.resolve()).encode()).hexdigest()[:8]
-    names.add(name)
-    files = {"mask": out / f"{name}{FORMATS[format]}", "report": out / f"{name}.json", "picture": out / f"{name}.png"}
-    return files | {f"map {m}": out / f"{name}_{m.replace('_', '-')}.nii.gz" for m in maps}
+def endings(format: str, prompts: int = 1, maps: tuple[str, ...] = ()) -> dict[str, str]:
+    """What follows a scan's name in the names of its files, by kind of file."""
+    own = {"mask": FORMATS[format], "report": ".json", "picture": ".png"}
+    if format not in DICOM_FORMATS and prompts > 1:
+        own |= {f"mask {p + 1}": whole_mask(Path(FORMATS[format]), p).name for p in range(prompts)}
+    return own | {f"map {m}": f"_{m.replace('_', '-')}.nii.gz" for m in maps}
 
 
-def done_report(files: dict[str, Path], request: dict) -> dict | None:
-    """The report of an earlier run that asked for the same, if all of its files are there."""
-    try:
-        report = json.loads(files["report"].read_text())
-    except (OSError, json.JSONDecodeError):
-        return None
-    needed = [f for kind, f in files.items() if kind != "mask" or report.get("mask") is not None]
-    return report if report.get("request") == request and all(f.is_file() for f in needed) else None
+def scans_in(inputs: list[Path]) -> tuple[list[Path], list[dict]]:
+    """All scans, less earlier results that lie among them; lines of summary.csv for inputs that cannot be searched."""
+    found, failed = [], []
+    for item in inputs:
+        try:
+            inside = find_scans([item])
+            found += inside if inside == [item] else without_results(inside)
+        except OSError as problem:
+            error = f"{problem.filename or item} cannot be opened ({problem.strerror}): check its permissions"
+            failed += rows_of(item, None, "failed", error)
+    return list(dict.fromkeys(found)), failed
 
 
-def write_report(report: dict, path: Path) -> None:
-    """The report as JSON, atomically."""
-    text = json.dumps(report, indent=2) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text))
-
-
-def write_results(scan, result: ScanResult, files: dict[str, Path], source, images: tuple[str, ...] = ()) -> None:
-    """Mask, maps, picture, and last the report: a report on disk says that the rest is there. `images` are no scores."""
+def write_results(model: Segmenter, scan: MetaTensor, result: ScanResult, files: dict[str, Path], source) -> None:
+    """Mask, maps, picture, and last the report: a report on disk says that the rest is there."""
     report = result.report
     request = report["request"]
     maps = {name: result.extras[name] for name in request["save"]}
-    written = save_mask(
-        result.masks, scan.affine, report["prompts"], files["mask"], format=request["format"], source=source,
-        method=request["method"], weights=request["weights"] or "",
-    )  # fmt: skip
-    report["mask"] = files["mask"].name if written else None
-    if scored := [name for name in maps if name not in images]:
-        report["maps"] = summaries(maps, scan.affine, scored)
-    for name, volume in maps.items():
-        write_map(volume, scan.affine, files[f"map {name}"])
-    write_atomically(files["picture"], lambda path: overlay(scan, result.masks, report, path, maps=result.extras))
-    write_report(report, files["report"])
+    probabilities = None
+    if request["format"] not in DICOM_FORMATS and overlaps(result.masks):
+        # Who wins. Nobody has kept them until now, since they take four times the memory of the masks.
+        prepared = prepare(scan, report["modality"], model.spacing)
+        probabilities = to_grid(result.answer.probabilities, prepared.affine, scan)
+    with replacing(files, report):
+        written = save_mask(
+            result.masks, scan.affine, report["prompts"], files["mask"], format=request["format"], source=source,
+            method=request["method"], weights=request["weights"] or "", probabilities=probabilities,
+        )  # fmt: skip
+        report["mask"] = files["mask"].name if written else None
+        if scored := [name for name in maps if name not in model.images]:  # these are no scores
+            report["maps"] = summaries(maps, scan.affine, scored)
+        for name, volume in maps.items():
+            write_map(volume, scan.affine, files[f"map {name}"])
+        write_atomically(files["picture"], lambda path: overlay(scan, result.masks, report, path, maps=result.extras))
 
 
 def committee(method: str, device: str) -> list[Segmenter]:
@@ -110,7 +126,9 @@ def segment_one(
     series: str | None, tick, members: tuple[Segmenter, ...] = (),
 ) -> dict:  # fmt: skip
     """One scan from file to files; returns its report."""
-    # Before the work, not after it: a scan that cannot be written as DICOM is refused at once.
+    # Before the work, not after it: what cannot be written is refused at once.
+    refuse_to_overwrite(files)
+    state = state_of(path)  # as it was when it was read: what changes meanwhile is another scan
     source = source_headers(path, series) if request["format"] in DICOM_FORMATS else None
     scan = read_scan(path, series=series)
     # The picture shows a pseudo-healthy volume wherever there is one.
@@ -124,8 +142,10 @@ def segment_one(
         others = [segment_scan(member, scan, parsed, modality=asked.modality).masks for member in members]
         doubts = assess(model, asked, parsed, others=others, plain=result.answer)
         result.extras[UNCERTAINTY] = attach(result.report["prompts"], doubts)
-    result.report |= {"request": request, "picture": files["picture"].name}
-    write_results(scan, result, files, source, tuple(model.images))
+    result.report |= {
+        "scan": place_of(path), "scan_state": state, "request": request, "picture": files["picture"].name,
+    }  # fmt: skip
+    write_results(model, scan, result, files, source)
     return result.report
 
 
@@ -135,7 +155,7 @@ def store_one(report: dict, files: dict[str, Path], url: str) -> None:
     if report["mask"] is not None and shown not in report.get("stored", []):
         store(url, [pydicom.dcmread(files["mask"])])
         report["stored"] = [*report.get("stored", []), shown]
-        write_report(report, files["report"])
+        write_json(report, files["report"], indent=2)
 
 
 def attempt(work, earlier: dict | None, files: dict[str, Path], push: str | None) -> tuple[dict | None, str, str]:
@@ -158,8 +178,9 @@ def rows_of(path: Path, report: dict | None, status: str, error: str = "") -> li
     if report is None:
         return [{"scan": str(path), "status": status, "error": error}]
     keys = ("prompt", "found", "score", "volume_ml", "largest_diameter_mm", "centroid_mm")
-    shared = {"scan": str(path), "status": status, "mask": report["mask"] or NOTHING, "error": error}
-    return [{**shared, **{k: e[k] for k in keys}} for e in report["prompts"]]
+    shared = {"scan": str(path), "status": status, "error": error}
+    masks = [e.get("mask", report["mask"]) or NOTHING for e in report["prompts"]]
+    return [{**shared, "mask": m, **{k: e[k] for k in keys}} for m, e in zip(masks, report["prompts"], strict=True)]
 
 
 def write_summary(rows: list[dict], path: Path) -> None:
@@ -174,8 +195,8 @@ def write_summary(rows: list[dict], path: Path) -> None:
     write_atomically(path, write)
 
 
-def check_output(format: str, push: str | None) -> None:
-    """Refuse a format that does not exist and a server that could get nothing, before any work.
+def check_output(format: str, push: str | None, summary: Path) -> None:
+    """Refuse a format that does not exist, a server that could get nothing, and another's summary, before any work.
 
     Raises:
         ValueError, ServerError: with what to write instead.
@@ -186,6 +207,17 @@ def check_output(format: str, push: str | None) -> None:
         if format not in DICOM_FORMATS:
             raise ValueError(f"--push stores DICOM: add --format {' or --format '.join(DICOM_FORMATS)}")
         split_url(push)
+    if summary.exists():
+        with open(summary, "rb") as file:
+            header = file.readline().decode(errors="replace").strip()
+        if header != ",".join(COLUMNS):
+            raise ValueError(f"{summary} is no summary of an earlier run: move it, or choose another --out")
+
+
+def settings_of(model: Segmenter, members: tuple[Segmenter, ...], unsure: bool) -> str:
+    """Digest of all that answers are made with: records of all weights, and how doubts are calibrated."""
+    records = [one.records for one in (model, *members)]
+    return digest([records, record_of(read_calibration(model), model.weights_sha256) if unsure else None])
 
 
 def main(
@@ -203,10 +235,10 @@ def main(
     save: Annotated[str | None, typer.Option(help="maps: uncertainty, anomaly, pseudo-healthy,residual")] = None,
     quality: Annotated[str | None, typer.Option(help="fast, standard or best, for methods that know these")] = None,
     compile: Annotated[bool, typer.Option("--compile", help="DiffuGTS's U-Net; for a GPU, and many scans")] = False,
-) -> None:
+) -> list[dict]:
     """Segment scans by text."""
     try:
-        check_output(format, push)
+        check_output(format, push, out / SUMMARY)
         model = load(method, weights, device=device)
         model = model if quality is None else model.at(quality)
         model = model.compiled() if compile else model
@@ -214,24 +246,28 @@ def main(
         prompts = [p.text for p in parse(prompt, encoder=model.encoder)]
         maps = wanted_maps(save, model, method)
         members = tuple(committee(method, device)) if UNCERTAINTY in maps else ()
+        settings = settings_of(model, members, UNCERTAINTY in maps)
     except (WeightsError, TextEncoderError, PromptError, ServerError, ValueError) as error:
         console.print(f"[red]{escape(str(error))}")
         raise typer.Exit(2) from None
     request = {
-        "method": method, "weights": model.weights_sha256, "prompts": prompts, "modality": modality,
-        "series": series, "format": format, "save": list(maps),
+        "method": method, "weights": model.weights_sha256, "settings": settings, "prompts": prompts,
+        "modality": modality, "series": series, "format": format, "save": list(maps),
         **({} if quality is None else {"quality": quality}),
     }  # fmt: skip
-    rows, reports, failed, names = [], [], 0, set()
+    results, reports = Results(out, endings(format, len(prompts), maps)), []
+    scans, rows = scans_in(inputs)
+    failed = len(rows)
+    for row in rows:
+        console.print(f"[red]{escape(row['error'])}")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    scans = find_scans(inputs)
     with Progress(*columns, console=console) as progress:
         whole = progress.add_task("scans", total=len(scans))
         for path in scans:
-            files = outputs(out, path, names, format, maps)
+            files = results.files_of(path)
             window = progress.add_task(f"  {path.name}", total=None)
             tick = lambda k, n, task=window: progress.update(task, completed=k, total=n)  # noqa: E731
-            earlier = None if force else done_report(files, request)
+            earlier = None if force else kept(files, request, state_of(path))
             report, status, error = attempt(
                 lambda path=path, files=files, tick=tick: segment_one(
                     model, path, prompts, files, request, modality, series, tick, members
@@ -250,13 +286,14 @@ def main(
     if reports:
         console.print(table(reports))
     try:
-        write_summary(rows, out / "summary.csv")
+        write_summary(rows, out / SUMMARY)
     except ScanError as error:
         console.print(f"[red]{escape(str(error))}")
         raise typer.Exit(1) from None
-    console.print(f"{len(reports)} of {len(scans)} scans; results in {out}")
+    console.print(f"{len(reports)} of {len(reports) + failed} scans; results in {out}")
     if failed or not scans:
         raise typer.Exit(1)
+    return reports
 
 
 if __name__ == "__main__":

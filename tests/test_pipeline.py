@@ -10,7 +10,7 @@ from monai.data import MetaTensor
 from test_inferer import Threshold
 
 from zerotumor.pipeline import segment_scan, to_grid
-from zerotumor.report import as_mask
+from zerotumor.report import as_mask, overlaps
 
 ORIENTATIONS = [
     (order, signs) for order in itertools.permutations(range(3)) for signs in itertools.product((1, -1), repeat=3)
@@ -94,3 +94,14 @@ def test_label_map_of_several_prompts():
     masks[0, 0], masks[1, :, 0] = 1, 1
     labels = as_mask(masks)
     assert labels[0].unique().tolist() == [1] and labels[1, 0].unique().tolist() == [2] and labels[1, 1].sum() == 0
+
+
+def test_the_most_probable_prompt_wins_an_overlap():
+    masks = torch.ones(3, 2, 2, 2, dtype=torch.uint8)
+    masks[2, 1] = 0
+    probabilities = torch.full((3, 2, 2, 2), 0.6)
+    probabilities[1, 0, 0], probabilities[2] = 0.7, 0.9
+    labels = as_mask(masks, probabilities)
+    assert labels[0].unique().tolist() == [3] and labels[1].unique().tolist() == [1]
+    assert as_mask(masks[:2], probabilities[:2])[0, 0].unique().tolist() == [2]
+    assert overlaps(masks) == {0: [1, 2], 1: [0, 2], 2: [0, 1]} and overlaps(masks[:1]) == {}

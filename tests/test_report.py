@@ -20,7 +20,8 @@ def box_mask():
 def test_volume_diameter_and_centroid_of_a_box():
     affine = np.diag([2.0, 1.0, 3.0, 1.0])
     affine[:3, 3] = [-5, 0, 10]
-    large, small = component_table(box_mask(), affine)
+    (large, small), count = component_table(box_mask(), affine)
+    assert count == 2
     assert large["volume_ml"] == round(6 * 3 * 4 * 6 / 1000, 3)
     assert abs(large["largest_diameter_mm"] - np.linalg.norm([5 * 2, 2 * 1, 3 * 3])) < 0.06
     assert np.allclose(large["centroid_mm"], [-5 + 4.5 * 2, 4, 10 + 5.5 * 3], atol=0.06)
@@ -30,7 +31,22 @@ def test_volume_diameter_and_centroid_of_a_box():
 def test_diagonal_neighbors_are_one_component():
     mask = np.zeros((5, 5, 5), bool)
     mask[1, 1, 1] = mask[2, 2, 2] = True
-    assert len(component_table(mask, np.eye(4))) == 1
+    assert component_table(mask, np.eye(4))[1] == 1
+
+
+def test_volume_and_count_are_of_all_components_and_the_list_alone_is_capped():
+    mask = torch.zeros(40, 40, 4)
+    mask[::4, ::4, 0] = 1
+    entry = describe_prompt(parse("tumor")[0], mask, torch.diag(torch.tensor([10.0, 10, 10, 1])), 0.5)
+    assert (entry["component_count"], entry["volume_ml"], len(entry["components"])) == (100, 100.0, 20)
+
+
+def test_diameter_and_centroid_are_of_the_component_of_the_largest_volume():
+    mask = torch.zeros(40, 20, 20)
+    mask[2:8, 2:8, 2:8] = 1
+    mask[:, 15, 15] = 1  # longer, and smaller
+    entry = describe_prompt(parse("tumor")[0], mask, torch.eye(4), 0.5)
+    assert entry["centroid_mm"] == [4.5, 4.5, 4.5] and entry["largest_diameter_mm"] == round(5 * np.sqrt(3), 1)
 
 
 def test_feret_of_a_ball_and_of_flat_points():
@@ -82,6 +98,13 @@ def test_picture_without_a_finding(tmp_path):
     report = report_of(torch.zeros(10, 10, 10)) | {"modality": "CT"}
     overlay(scan, torch.zeros(1, 10, 10, 10), report, tmp_path / "a.png", truth=torch.ones(10, 10, 10))
     assert (tmp_path / "a.png").stat().st_size > 5000
+
+
+def test_dollars_in_a_prompt_are_no_formula(tmp_path):
+    scan, report = MetaTensor(torch.rand(1, 10, 10, 10), affine=torch.eye(4)), report_of(torch.ones(10, 10, 10))
+    report["prompts"][0]["prompt"] = r"liver tumor of $\foo$"
+    overlay(scan, torch.ones(1, 10, 10, 10), report, tmp_path / "a.png")
+    assert (tmp_path / "a.png").is_file()
 
 
 def test_a_map_has_a_row_of_its_own(tmp_path):

@@ -34,6 +34,12 @@ def test_unknown_method():
         load("unet")
 
 
+@pytest.mark.parametrize("device", ["nowhere", "meta:x", f"cuda:{torch.cuda.device_count()}"])
+def test_a_device_that_is_not_there(weights, device):
+    with pytest.raises(ValueError, match=f"there is no device '{device}' here: use cpu"):
+        load("malenia", weights, device=device)
+
+
 def test_missing_weights(tmp_path):
     with pytest.raises(WeightsError, match="is missing"):
         load("malenia", tmp_path / "model.pt")
@@ -53,8 +59,9 @@ def test_tampered_weights(weights):
         load("malenia", weights)
 
 
-def test_broken_record(weights):
-    weights.with_suffix(".json").write_text("{")
+@pytest.mark.parametrize("content", [b"{", b"[]", b"7", b"{}", b"\xff\xfe"])
+def test_broken_record(weights, content):
+    weights.with_suffix(".json").write_bytes(content)
     with pytest.raises(WeightsError, match="not a weights record"):
         load("malenia", weights)
 

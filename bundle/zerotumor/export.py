@@ -15,9 +15,9 @@ from torch import Tensor
 from . import __version__
 from .codes import ABNORMAL, ARTIFICIAL_INTELLIGENCE
 from .derived import MAKER, SERIES_DESCRIPTION, Finding, code, findings, frames_on_slices, series_number, source_headers
-from .report import as_mask
+from .report import as_mask, overlaps, voxel_ml
 from .rtstruct import coded, structure_set
-from .volumes import write_atomically, write_mask
+from .volumes import suffix_of, write_atomically, write_mask
 
 FORMATS = {"nifti": "_mask.nii.gz", "nrrd": "_mask.nrrd", "dicom-seg": "_seg.dcm", "rtstruct": "_rtstruct.dcm"}
 DICOM_FORMATS = ("dicom-seg", "rtstruct")
@@ -138,6 +138,12 @@ def write_dataset(dataset: Dataset, path: Path) -> None:
     write_atomically(path, lambda temporary: pydicom.dcmwrite(temporary, dataset, write_like_original=False))
 
 
+def whole_mask(label_map: Path, p: int) -> Path:
+    """Where the whole mask of prompt p lies, if others overlap it: beside the label map, by the prompt's number."""
+    suffix = suffix_of(label_map)
+    return label_map.with_name(f"{label_map.name.removesuffix(suffix)}_{p + 1}{suffix}")
+
+
 def save_mask(
     masks: Tensor,
     affine: Tensor,
@@ -148,20 +154,33 @@ def save_mask(
     source: Source | None = None,
     method: str = "malenia",
     weights: str = "",
+    probabilities: Tensor | None = None,
 ) -> bool:
     """Write the masks (P, X, Y, Z) of one scan in a format of `FORMATS`; False if there was nothing to write.
 
-    NIfTI and NRRD hold one label map (1 is the first prompt) and are written even if it is empty. DICOM has no empty
+    NIfTI and NRRD hold one label map (1 is the first prompt) and are written even if it is empty. A voxel has one label: see
+    `as_mask`; masks that overlap are therefore written whole, too, one file a prompt (`whole_mask`). DICOM has no empty
     segmentation: if nothing was found no file is left at `path`, not even one of an earlier run.
 
     Args:
-        affine: voxel to RAS mm. entries: the report's, one a prompt. source: for the DICOM formats, see `dicom_seg`.
+        affine: voxel to RAS mm. entries: the report's, one a prompt; get "overlaps_with" and "mask" (the file of the whole
+        mask) where masks overlap, and "volume_in_label_map_ml". source: for the DICOM formats, see `dicom_seg`.
+        probabilities: (P, X, Y, Z), who wins overlaps.
 
     Raises:
         ScanError: as `dicom_seg`, or the file cannot be written.
     """
+    shared = overlaps(masks)
+    for p, others in shared.items():
+        entries[p]["overlaps_with"] = [entries[q]["prompt"] for q in others]
     if format not in DICOM_FORMATS:
-        write_mask(as_mask(masks), affine, path)
+        labels = as_mask(masks, probabilities)
+        write_mask(labels, affine, path)
+        for p, entry in enumerate(entries):
+            entry["volume_in_label_map_ml"] = round(int((labels == p + 1).sum()) * voxel_ml(np.asarray(affine)), 3)
+        for p in shared:
+            entries[p]["mask"] = whole_mask(path, p).name
+            write_mask(masks[p] > 0, affine, whole_mask(path, p))
         return True
     if format == "dicom-seg":
         dataset = dicom_seg(source, masks, affine, entries, method=method, weights=weights)

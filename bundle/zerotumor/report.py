@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 
 import matplotlib
@@ -37,22 +37,23 @@ def describe_prompt(prompt: Prompt, mask: Tensor, affine: Tensor, score: float, 
         mask: (X, Y, Z), non-zero inside. affine: voxel to RAS mm. score: 0..1. attributes: what the method says.
 
     Returns:
-        JSON-able: prompt, concept, nearest and similarity (text outside the vocabulary), found, score, volume_ml,
-        largest_diameter_mm and centroid_mm (RAS) of the largest component, components, attributes.
+        JSON-able: prompt, concept, nearest and similarity (text outside the vocabulary), found, score, volume_ml of the
+        whole mask, largest_diameter_mm and centroid_mm (RAS) of the component of the largest volume, components (the
+        MAX_COMPONENTS largest), component_count (of all), attributes.
     """
     mask, affine = np.asarray(mask.cpu()) > 0, np.asarray(affine, dtype=float)
-    components = component_table(mask, affine)
+    components, count = component_table(mask, affine)
     entry = {
         "prompt": prompt.text,
         "concept": prompt.name,
         "organs": list(prompt.organs),
         "found": bool(components),
         "score": round(float(score), 4),
-        "volume_ml": round(sum(c["volume_ml"] for c in components), 3),
-        "largest_diameter_mm": max((c["largest_diameter_mm"] for c in components), default=None),
+        "volume_ml": round(float(mask.sum()) * voxel_ml(affine), 3),
+        "largest_diameter_mm": components[0]["largest_diameter_mm"] if components else None,
         "centroid_mm": components[0]["centroid_mm"] if components else None,
-        "components": components[:MAX_COMPONENTS],
-        "component_count": len(components),
+        "components": components,
+        "component_count": count,
     }
     if prompt.nearest is not None:
         entry |= {"nearest_concept": prompt.nearest, "similarity": prompt.similarity}
@@ -61,10 +62,17 @@ def describe_prompt(prompt: Prompt, mask: Tensor, affine: Tensor, score: float, 
     return entry
 
 
-def component_table(mask: np.ndarray, affine: np.ndarray) -> list[dict]:
-    """Connected components (26 neighbors) of a mask, largest first: volume, largest diameter, centroid in mm (RAS)."""
+def voxel_ml(affine: np.ndarray) -> float:
+    """Volume in ml of a voxel, by its affine to mm (4, 4)."""
+    return float(abs(np.linalg.det(affine[:3, :3]))) / 1000
+
+
+def component_table(mask: np.ndarray, affine: np.ndarray) -> tuple[list[dict], int]:
+    """The MAX_COMPONENTS largest connected components (26 neighbors) of a mask, and how many there are in all.
+
+    Largest volume first: volume in ml, largest diameter in mm, centroid in mm (RAS).
+    """
     labels, count = connected_components(mask, structure=np.ones((3, 3, 3)))
-    voxel_ml = abs(np.linalg.det(affine[:3, :3])) / 1000
     sizes = np.bincount(labels.ravel(), minlength=count + 1)[1:]
     rows = []
     for k in np.argsort(-sizes, kind="stable")[:MAX_COMPONENTS]:
@@ -72,12 +80,12 @@ def component_table(mask: np.ndarray, affine: np.ndarray) -> list[dict]:
         mm = where @ affine[:3, :3].T + affine[:3, 3]
         rows.append(
             {
-                "volume_ml": round(float(len(where) * voxel_ml), 3),
+                "volume_ml": round(len(where) * voxel_ml(affine), 3),
                 "largest_diameter_mm": round(feret_diameter(mm), 1),
                 "centroid_mm": [round(float(x), 1) for x in mm.mean(0)],
             }
         )
-    return rows
+    return rows, count
 
 
 def feret_diameter(points: np.ndarray) -> float:
@@ -104,6 +112,8 @@ def table(reports: Sequence[dict]) -> Table:
             hint = (
                 f"\n(nearest concept: {e['nearest_concept']}, {e['similarity']:.2f})" if "nearest_concept" in e else ""
             )
+            if "overlaps_with" in e:
+                hint += f"\n(overlaps with {', '.join(e['overlaps_with'])})"
             row = [
                 escape(e["prompt"] + hint),
                 "yes" if e["found"] else "no",
@@ -161,7 +171,7 @@ def overlay(
     for axis, (row, (name, k)) in zip(axes.flat, product((None, *heats), VIEWS), strict=True):
         draw_plane(axis, k, center[k], gray, spacing, drawn, true, heats.get(row))
         axis.set_title(name if row is None else f"{row}, {name}", color="white", fontsize=10)
-    figure.suptitle(caption(report), color="white", fontsize=10)
+    figure.suptitle(caption(report), color="white", fontsize=10, parse_math=False)  # a prompt may hold dollars
     if below is None:
         figure.tight_layout()
     figure.savefig(path, dpi=90, facecolor="black", format="png")
@@ -244,9 +254,25 @@ def caption(report: dict) -> str:
     return "\n".join(lines)
 
 
-def as_mask(masks: Tensor) -> Tensor:
-    """Masks of P prompts (P, X, Y, Z) -> one label map (X, Y, Z): p + 1 for prompt p; the first prompt wins overlaps."""
-    labels = torch.zeros(masks.shape[1:], dtype=torch.uint8)
-    for p in reversed(range(len(masks))):
-        labels[masks[p] > 0] = p + 1
+def as_mask(masks: Tensor, probabilities: Tensor | None = None) -> Tensor:
+    """Masks of P prompts (P, X, Y, Z) -> one label map (X, Y, Z): p + 1 for prompt p.
+
+    Where masks overlap, the most probable prompt wins by `probabilities` (P, X, Y, Z), as in the bundle's inferer; without
+    them, the first.
+    """
+    labels, best = torch.zeros(masks.shape[1:], dtype=torch.uint8), torch.zeros(masks.shape[1:])
+    for p, mask in enumerate(masks > 0):
+        free = labels == 0
+        wins = mask & (free if probabilities is None else free | (probabilities[p] > best))
+        labels[wins] = p + 1
+        if probabilities is not None:
+            best[wins] = probabilities[p][wins]
     return labels
+
+
+def overlaps(masks: Tensor) -> dict[int, list[int]]:
+    """Of P masks (P, X, Y, Z): each that shares voxels with others -> these others."""
+    inside = masks > 0
+    pairs = [(p, q) for p, q in combinations(range(len(masks)), 2) if (inside[p] & inside[q]).any()]
+    found = {p: [pair[1 - pair.index(p)] for pair in pairs if p in pair] for p in range(len(masks))}
+    return {p: others for p, others in found.items() if others}

@@ -53,6 +53,7 @@ class Segmenter(nn.Module):
     edge_weight: float = 0.0  # above 0: masks are drawn along the image's edges, see `edges.along_edges`
     encoder: TextEncoder | None = None  # for words outside the vocabulary; set by `load`
     weights_sha256: str = "untrained"
+    records: tuple[dict, ...] = ()  # of all weights files that it was loaded from
     maps: tuple[str, ...] = ()  # names in `Segmentation.extras` of maps (B, 1, X, Y, Z) that whole scans get too
     organ_names: tuple[str, ...] = ()  # what `organ_maps` shows
     whole_scan: tuple[str, ...] = ()  # features of which every window must know those of all windows, see `shared`
@@ -141,8 +142,13 @@ class Segmenter(nn.Module):
         """This method as one of several that are asked whether they agree: at its quickest."""
         return self.at(self.qualities[0]) if self.qualities else self
 
-    def beside(self, path: Path, record: dict) -> None:
-        """Load what a method keeps in further files beside its weights at `path`, as the record describes them."""
+    def beside(self, path: Path, record: dict) -> tuple[dict, ...]:
+        """Load what a method keeps in further files beside its weights at `path`, as the record describes them.
+
+        Returns:
+            The records of these files.
+        """
+        return ()
 
     def compact(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """Features as they are kept between prompts: a method drops what `segment` will not need."""
@@ -261,15 +267,29 @@ def load(method: str = "malenia", weights: str | Path | None = None, *, device: 
         weights: a weights file, or a folder with the method's file in it; by default the starter weights.
 
     Raises:
+        ValueError: the method is not registered, or there is no such device.
         WeightsError: the file is missing, altered, or of another method.
         text.TextEncoderError: the text encoder is not the one that the weights were trained with.
     """
+    check_device(device)
     registered = entry(method)
     path = Path(weights) if weights is not None else MODELS
     path = path / registered.weights if path.is_dir() else path
     record = read_record(path, method)
     model = build(method, record["config"])
     return load_into(model, method, path).to(device).eval()
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that this machine, or its build of torch, does not have.
+
+    Raises:
+        ValueError: with what to use instead.
+    """
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"there is no device {device!r} here: use cpu, or a torch that was built for it") from error
 
 
 def load_into(model: Segmenter, method: str, path: str | Path) -> Segmenter:
@@ -282,7 +302,7 @@ def load_into(model: Segmenter, method: str, path: str | Path) -> Segmenter:
     encoder = load_text_encoder(record["text_encoder"]["name"])
     check_fingerprint(encoder, record["text_encoder"]["fingerprint"])
     load_state(model, path)
-    model.beside(path, record)
+    model.records = (record, *model.beside(path, record))
     model.encoder = encoder
     model.weights_sha256 = record["sha256"]
     return model
@@ -312,7 +332,7 @@ def read_record(path: Path, method: str) -> dict:
     try:
         record = json.loads(record_path.read_text())
         expected, made_for = record["sha256"], record["method"]
-    except (json.JSONDecodeError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{record_path} is not a weights record: restore it from the repository") from error
     if made_for != method:
         raise WeightsError(f"{path} holds weights of {made_for}, not of {method}: give the file of {method}")

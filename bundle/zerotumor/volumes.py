@@ -42,8 +42,8 @@ def suffix_of(path: Path) -> str:
 
 
 def stem_of(path: Path) -> str:
-    """The name without the format's suffix."""
-    return path.name[: len(path.name) - len(suffix_of(path))] if path.is_file() else path.name
+    """The name without the format's suffix; "." has that of its folder."""
+    return path.name[: len(path.name) - len(suffix_of(path))] if path.is_file() else Path(os.path.abspath(path)).name
 
 
 def read_scan(path: str | Path, *, series: str | None = None, labels: bool = False) -> MetaTensor:

@@ -53,6 +53,7 @@ def test_weights_lie_in_two_files_and_come_back(make, config, prior_file, tmp_pa
     assert {"model.pt", "model.json", "diffusion.pt"} <= {f.name for f in (tmp_path / "diffugts").iterdir()}
     again = load("diffugts", tmp_path)
     assert again.prior_sha256 == model.prior_sha256 != "untrained"
+    assert [r["sha256"] for r in again.records] == [again.weights_sha256, again.prior_sha256]
     image = torch.rand(1, 1, EDGE, EDGE, EDGE)
     assert torch.allclose(again.prior.encode(image), model.prior.encode(image), atol=1e-2)
     assert again(torch.rand(1, 2, EDGE, EDGE, EDGE)).shape == (1, 1, EDGE, EDGE, EDGE)

@@ -110,14 +110,6 @@ def test_a_folder_goes_on_past_a_bad_scan(tmp_path, weights):
     assert not any(name.startswith((".writing", "bad")) for name in left)
 
 
-def test_scans_of_one_name_do_not_overwrite_each_other(tmp_path, weights):
-    for folder in ("p1", "p2"):
-        (tmp_path / "in" / folder).mkdir(parents=True)
-        write_nifti(tmp_path / "in" / folder / "scan.nii.gz", ct_values())
-    run(tmp_path / "in", "--prompt", "tumor", "--out", tmp_path / "out", "--weights", weights)
-    assert len(list((tmp_path / "out").glob("scan*_mask.nii.gz"))) == 2
-
-
 @pytest.mark.parametrize(
     "arguments, words",
     [
@@ -125,6 +117,7 @@ def test_scans_of_one_name_do_not_overwrite_each_other(tmp_path, weights):
         (["--prompt", "x" * 400], "400 characters"),
         (["--prompt", "tumor", "--method", "unet"], "no method 'unet'"),
         (["--prompt", "tumor", "--weights", "nowhere.pt"], "is missing"),
+        (["--prompt", "tumor", "--device", "nowhere"], "no device 'nowhere' here: use cpu"),
     ],
 )
 def test_bad_requests_are_refused_before_any_work(tmp_path, weights, arguments, words):
@@ -181,6 +174,29 @@ def test_formats(tmp_path, weights, finds, format):
         assert read_scan(path, labels=True).sum() == 64
     run(*common)
     assert summary(out)[0]["status"] == "skipped"
+
+
+@pytest.mark.parametrize("format", FILES)
+def test_nothing_is_lost_where_prompts_overlap(tmp_path, weights, finds, format):
+    finds(True)
+    scan, out = write_dicom(tmp_path / "series", ct_values()), tmp_path / "out"
+    common = (scan, "--out", out, "--weights", weights, "--format", format, "--prompt", "tumor")
+    output = run(*common, "--prompt", "liver tumor")
+    assert "(overlaps with" in output
+    entries = json.loads((out / "series.json").read_text())["prompts"]
+    assert [e["overlaps_with"] for e in entries] == [["liver tumor"], ["tumor"]]
+    if format in ("dicom-seg", "rtstruct"):
+        return
+    labels = read_scan(out / f"series{FILES[format]}", labels=True)
+    for number, (entry, row) in enumerate(zip(entries, summary(out), strict=True), 1):
+        assert entry["mask"] == row["mask"] == f"series{FILES[format]}".replace("_mask", f"_mask_{number}")
+        assert read_scan(out / entry["mask"], labels=True).sum() == 64
+        assert entry["volume_in_label_map_ml"] == round(int((labels == number).sum()) * 0.012, 3)
+    assert (labels > 0).sum() == 64
+    run(*common, "--prompt", "liver tumor")
+    assert summary(out)[0]["status"] == "skipped"
+    run(*common)
+    assert len(list(out.glob("series_mask*"))) == 1 and "overlaps_with" not in (out / "series.json").read_text()
 
 
 @pytest.mark.parametrize("format", ["dicom-seg", "rtstruct"])

@@ -33,6 +33,7 @@ class PriorSegmenter(Segmenter):
         self._prior = (prior.freeze(),)  # in a tuple, so that it is not registered
         self.prior_path: Path | None = None
         self.prior_sha256 = "untrained"
+        self.prior_record: dict = {}
 
     @property
     def prior(self) -> DiffusionPrior:
@@ -60,7 +61,7 @@ class PriorSegmenter(Segmenter):
         path = Path(path)
         record = read_record(path, "diffusion")
         load_state(self.prior, path).freeze()
-        self.prior_path, self.prior_sha256 = path, record["sha256"]
+        self.prior_path, self.prior_sha256, self.prior_record = path, record["sha256"], record
         return self
 
     def keep_prior(self, folder: str | Path) -> dict[str, str]:
@@ -79,8 +80,8 @@ class PriorSegmenter(Segmenter):
                 shutil.copyfile(source, copy)
         return {"file": FILE, "sha256": sha256(target)}
 
-    def beside(self, path: Path, record: dict) -> None:
-        """Read the prior that the record names, from beside the weights.
+    def beside(self, path: Path, record: dict) -> tuple[dict, ...]:
+        """Read the prior that the record names, from beside the weights; returns the prior's own record.
 
         Raises:
             segmenter.WeightsError: the file is missing, or is not the prior that the weights were trained with.
@@ -92,4 +93,4 @@ class PriorSegmenter(Segmenter):
             )
         if sha256(file) != record["prior"]["sha256"]:
             raise WeightsError(f"{file} is not the diffusion prior that these weights were trained with: restore it")
-        self.load_prior(file)
+        return (self.load_prior(file).prior_record,)
