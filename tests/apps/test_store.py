@@ -1,7 +1,9 @@
 """Labels that are saved, and a disk that is full: a real limit of the operating system on what a process may write."""
 
 import json
+import os
 import resource
+import subprocess
 import sys
 from pathlib import Path
 
@@ -60,6 +62,63 @@ def test_a_second_process_undoes_nothing_that_the_first_has_saved(store, tmp_pat
     index = json.loads((tmp_path / "datastore_v2.json").read_text())["objects"]["scan"]
     assert index["labels"]["final"]["info"]["prompt"] == "cyst" and set(index["labels"]) == {"final", "original"}
     assert index["image"]["info"]["score"] == 0.5
+
+
+def test_a_score_that_is_written_while_a_label_is_read_stays(store, tmp_path_factory, tmp_path):
+    scoring = Folder(str(tmp_path))
+
+    def meanwhile(*_):
+        scoring.update_image_info("scan", {"score": 0.5})
+        return {"prompt": "cyst"}
+
+    store.provenance = meanwhile
+    store.save_label("scan", label(tmp_path_factory.mktemp("in") / "a.nii.gz", np.ones((40, 40, 40))), "final", {})
+    entry = json.loads((tmp_path / "datastore_v2.json").read_text())["objects"]["scan"]
+    assert entry["image"]["info"]["score"] == 0.5 and entry["labels"]["final"]["info"]["prompt"] == "cyst"
+
+
+def test_no_label_is_lost_to_a_process_that_writes_all_the_time(tmp_path_factory, tmp_path):
+    for k in range(40):
+        nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.eye(4)), tmp_path / f"scan{k}.nii.gz")
+    path = label(tmp_path_factory.mktemp("in") / "a.nii.gz", np.ones((4, 4, 4)))
+    store = Folder(str(tmp_path))
+    code = ("import sys; sys.path[:0] = sys.argv[1:3]; from lib.compat import import_without_torchvision\n"
+            "import_without_torchvision(); from lib.store import Folder; store = Folder(sys.argv[3])\n"
+            "print('ready', flush=True)\nfor k in range(10**6): store.update_image_info('scan0', {'score': k})")  # fmt: skip
+    root = Path(__file__).resolve().parents[2]
+    paths = [str(root / "apps" / "zerotumor"), str(root / "bundle"), str(tmp_path)]
+    with subprocess.Popen([sys.executable, "-c", code, *paths], stdout=subprocess.PIPE, text=True) as scoring:
+        try:
+            while scoring.stdout.readline() != "ready\n":  # MONAI Label may print something before
+                assert scoring.poll() is None
+            for k in range(40):
+                store.save_label(f"scan{k}", path, "final", {"k": k})
+        finally:
+            scoring.kill()
+    objects = json.loads((tmp_path / "datastore_v2.json").read_text())["objects"]
+    assert [objects[f"scan{k}"]["labels"]["final"]["info"]["k"] for k in range(40)] == list(range(40))
+    assert objects["scan0"]["image"]["info"]["score"] > 0
+
+
+def test_what_another_process_has_written_is_seen_at_once(store, tmp_path_factory, tmp_path):
+    """An index that was renamed into its place tells MONAI Label's watcher nothing."""
+    other = Folder(str(tmp_path))
+    other.update_image_info("scan", {"score": 0.5})
+    assert store.get_image_info("scan")["score"] == 0.5
+    other.save_label(
+        "scan", label(tmp_path_factory.mktemp("in") / "a.nii.gz", np.ones((40, 40, 40))), "final", {"k": 1}
+    )
+    assert store.get_unlabeled_images() == [] and store.get_labeled_images() == store.list_images() == ["scan"]
+    assert store.get_label_info("scan", "final")["k"] == 1 and len(store.datalist()) == 1
+    assert store.get_label_uri("scan", "final") and store.status()["completed"] == 1
+
+
+def test_two_versions_of_the_index_are_told_apart_within_one_tick_of_the_clock(store, tmp_path):
+    index = tmp_path / "datastore_v2.json"
+    before = index.stat()
+    Folder(str(tmp_path)).update_image_info("scan", {"score": 0.5})
+    os.utime(index, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert store.get_image_info("scan")["score"] == 0.5
 
 
 @pytest.mark.parametrize("room", [100, 2000, 16_000])
