@@ -10,6 +10,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "apps" / "zerotumor"))
 from lib.compat import import_without_torchvision
@@ -17,6 +18,8 @@ from lib.compat import import_without_torchvision
 import_without_torchvision()
 from fastapi import HTTPException
 from lib.store import Folder
+
+from zerotumor.volumes import write_mask
 
 
 def label(path, voxels):
@@ -140,6 +143,22 @@ def test_a_full_disk_loses_nothing_saved_before(store, tmp_path_factory, tmp_pat
     assert not list(tmp_path.rglob(".saving-*")) and not list(tmp_path.rglob(".writing-*"))
     store.save_label("scan", large, "final", {"prompt": "second"})
     assert np.array_equal(saved(store, tmp_path)[0], second)
+
+
+def test_a_label_that_was_corrected_in_another_format_does_not_come_back(tmp_path_factory, tmp_path):
+    nib.save(nib.Nifti1Image(np.zeros((40, 40, 40), np.int16), np.eye(4)), tmp_path / "scan.nii.gz")
+    extensions = ("*.nii.gz", "*.nii", "*.nrrd")
+    store, folder = Folder(str(tmp_path), extensions=extensions), tmp_path_factory.mktemp("in")
+    store.save_label("scan", label(folder / "a.nii.gz", np.ones((40, 40, 40))), "final", {})
+    write_mask(torch.zeros(40, 40, 40), torch.eye(4), folder / "b.nrrd")
+    store.save_label("scan", str(folder / "b.nrrd"), "final", {"prompt": "cyst"})
+    assert [f.name for f in (tmp_path / "labels" / "final").iterdir()] == ["scan.nrrd"]
+    assert Folder(str(tmp_path), extensions=extensions).get_label_info("scan", "final")["prompt"] == "cyst"
+    label(tmp_path / "labels" / "final" / "scan.nii.gz", np.ones((40, 40, 40)))  # as saved by an earlier version
+    store.remove_label("scan", "final")
+    assert (
+        store.get_unlabeled_images() == Folder(str(tmp_path), extensions=extensions).get_unlabeled_images() == ["scan"]
+    )
 
 
 @pytest.mark.parametrize(

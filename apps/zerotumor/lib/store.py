@@ -26,7 +26,7 @@ from monailabel.datastore.local import DataModel, ImageLabelModel, LocalDatastor
 from zerotumor.errors import ScanError
 from zerotumor.volumes import read_scan, write_atomically
 
-from .options import refuse
+from .options import EXTENSIONS, refuse
 from .shared import state_of
 
 logger = logging.getLogger(__name__)
@@ -83,8 +83,7 @@ class Folder(LocalDatastore):
             HTTPException: 400 the tag is no word; 404 there is no such image; 422 the label cannot be read; 507 it cannot be
                 written; the label saved before is still there.
         """
-        if not TAG.fullmatch(label_tag):
-            raise refuse("the tag of a label is a word of letters, digits, - and _, such as final")
+        check_tag(label_tag)
         self._init_from_datastore_file()
         if image_id not in self._datastore.objects:
             raise unknown(image_id)
@@ -107,7 +106,25 @@ class Folder(LocalDatastore):
             objects[image_id].labels[label_tag] = DataModel(info=info, ext=extension)
             self._update_datastore_file()
             os.replace(ready, path)
+            for earlier in self._label_files(image_id, label_tag):
+                if earlier != path:  # of another format: it would be taken for the label once this one is deleted
+                    earlier.unlink(missing_ok=True)
         return image_id
+
+    def remove_label(self, label_id: str, label_tag: str) -> None:
+        """Delete a label, and what an earlier one may have left in another format.
+
+        Raises:
+            HTTPException: 400 the tag is no word; 404 there is no such image; 507 the folder is locked.
+        """
+        check_tag(label_tag)
+        with or_full("the label was not removed"), self._changing(label_id) as objects:
+            if label_id not in objects:
+                raise unknown(label_id)
+            for path in self._label_files(label_id, label_tag):
+                path.unlink(missing_ok=True)
+            objects[label_id].labels.pop(label_tag, None)
+            self._update_datastore_file()
 
     def update_image_info(self, image_id: str, info: dict) -> None:
         """As MONAI Label's, upon what was written since: scoring, in a process of its own, would undo a label's entry."""
@@ -118,6 +135,12 @@ class Folder(LocalDatastore):
         """As MONAI Label's, upon what was written since."""
         with self._changing(label_id):
             super().update_label_info(label_id, label_tag, info)
+
+    def _label_files(self, image_id: str, tag: str) -> list[Path]:
+        """Files that a label of an image may be in, there or not: one for each format."""
+        folder = Path(self._datastore.label_path(tag))
+        known = dict.fromkeys([*EXTENSIONS, *(pattern.replace("*", "") for pattern in self._extensions)])
+        return [folder / self._filename(image_id, extension) for extension in known]
 
     def _origin(self, image_id: str, labels: MetaTensor, info: dict) -> dict:
         """Where a label comes from. That this cannot be told is no reason to lose the label."""
@@ -178,6 +201,12 @@ class Folder(LocalDatastore):
             text = self._datastore.model_dump_json(exclude={"base_path"}, indent=2)
             write_atomically(target, lambda temporary: temporary.write_text(text))
             self._seen = state_of(target)
+
+
+def check_tag(tag: str) -> None:
+    """Raises HTTPException: 400 the tag of a label, which is the name of a folder, is no word."""
+    if not TAG.fullmatch(tag):
+        raise refuse("the tag of a label is a word of letters, digits, - and _, such as final")
 
 
 def unknown(image_id: str) -> HTTPException:
