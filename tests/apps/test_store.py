@@ -18,6 +18,7 @@ from lib.compat import import_without_torchvision
 import_without_torchvision()
 from fastapi import HTTPException
 from lib.store import Folder
+from monailabel.datastore.local import DataModel, ImageLabelModel
 
 from zerotumor.volumes import write_mask
 
@@ -170,6 +171,93 @@ def test_tags_are_words_and_images_are_known(store, tmp_path_factory, tmp_path, 
         store.save_label(image, path, tag, {})
     assert refused.value.status_code == status
     assert not list(tmp_path.parent.glob("up*"))
+
+
+@pytest.fixture
+def scan(tmp_path_factory):
+    path = tmp_path_factory.mktemp("in") / "other.nii.gz"
+    nib.save(nib.Nifti1Image(np.ones((9, 9, 9), np.int16), np.eye(4)), path)
+    return str(path)
+
+
+BAD = ["../victim/mod", "/tmp/mod", "a/b", "a\\b", ".hidden", "..", "a\0b", "a\nb", "x" * 300]
+
+
+@pytest.mark.parametrize("image", BAD)
+def test_an_id_is_a_name_in_the_folder(tmp_path, scan, image):
+    """Also in an index that an earlier version has written."""
+    victim = tmp_path / "victim" / "mod.nii.gz"
+    victim.parent.mkdir()
+    victim.write_text("mine")
+    store = Folder(str(tmp_path / "studies"))
+    with pytest.raises(HTTPException) as refused:
+        store.add_image(image, scan, {})
+    assert refused.value.status_code == 400 and "name" in refused.value.detail
+    store._datastore.objects[image] = ImageLabelModel(image=DataModel(ext=".nii.gz"))
+    store._update_datastore_file()
+    with pytest.raises(HTTPException) as refused:
+        store.remove_image(image)
+    assert refused.value.status_code == 400
+    assert victim.read_text() == "mine" and [f.name for f in tmp_path.rglob("*.nii.gz")] == ["mod.nii.gz"]
+
+
+@pytest.mark.parametrize("name", ["p.py", "no suffix", "a.nhdr", "a.nii.gz.sh", "a.NII.GZ"])
+def test_what_is_no_scan_by_its_name_is_refused(store, tmp_path, scan, name):
+    path = Path(scan).with_name(name)
+    path.write_bytes(Path(scan).read_bytes())
+    with pytest.raises(HTTPException) as refused:
+        store.add_image("new", str(path), {})
+    assert refused.value.status_code == 400 and ".nii.gz" in refused.value.detail
+    assert not list(tmp_path.glob("new*")) and store.list_images() == ["scan"]
+
+
+def test_a_scan_is_added_and_removed_with_its_labels(store, tmp_path, scan):
+    assert store.add_image("", scan, {"Modality": "MR"}) == "other"
+    assert (tmp_path / "other.nii.gz").read_bytes() == Path(scan).read_bytes()
+    assert Folder(str(tmp_path)).get_image_info("other")["Modality"] == "MR"
+    store.save_label("other", scan, "final", {})
+    store.remove_image("other")
+    assert not list(tmp_path.rglob("other*")) and not list(tmp_path.rglob(".saving-*"))
+    assert store.list_images() == Folder(str(tmp_path)).list_images() == ["scan"]
+    with pytest.raises(HTTPException) as refused:
+        store.remove_image("other")
+    assert refused.value.status_code == 404
+
+
+def test_of_a_linked_scan_the_link_is_removed(tmp_path, scan):
+    studies = tmp_path / "studies"
+    studies.mkdir()
+    (studies / "linked.nii.gz").symlink_to(scan)
+    store = Folder(str(studies))
+    store.remove_image("linked")
+    assert Path(scan).is_file() and store.list_images() == [] and not list(studies.glob("*.nii.gz"))
+
+
+def test_another_scan_does_not_come_under_the_labels_of_the_one_before(store, tmp_path, scan):
+    store.save_label("scan", scan, "final", {"prompt": "cyst"})
+    store.update_image_info("scan", {"score": 0.5})
+    before = (tmp_path / "scan.nii.gz").read_bytes()
+    with pytest.raises(HTTPException) as refused:
+        store.add_image("scan", scan, {})
+    assert refused.value.status_code == 409 and (tmp_path / "scan.nii.gz").read_bytes() == before
+    same = Path(scan).with_name("same.nii.gz")
+    same.write_bytes(before)
+    store.add_image("scan", str(same), {"note": "again"})
+    for datastore in (store, Folder(str(tmp_path))):
+        info = datastore.get_image_info("scan")
+        assert (info["score"], info["note"]) == (0.5, "again")
+        assert datastore.get_label_info("scan", "final")["prompt"] == "cyst"
+
+
+@pytest.mark.parametrize("said", [[1], "text", 3])
+def test_what_is_said_of_a_label_or_scan_is_an_object(store, scan, said):
+    for save in (
+        lambda: store.save_label("scan", scan, "final", said),
+        lambda: store.add_image("new", scan, said),
+    ):
+        with pytest.raises(HTTPException) as refused:
+            save()
+        assert refused.value.status_code == 400 and "params" in refused.value.detail
 
 
 def test_a_damaged_label_is_refused(store, tmp_path_factory):

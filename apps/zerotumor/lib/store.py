@@ -1,12 +1,13 @@
 """Labels that are never lost: a folder of scans as datastore, and what the archive's shares with it.
 
-MONAI Label's own copies a label over the old one and rewrites its index in place (so that a full disk takes both), uses the
-tag of a request as the name of a folder, and undoes in its index what another process has written between its own read and
-write.
+MONAI Label's own copies a label over the old one and rewrites its index in place (so that a full disk takes both), uses ids
+and tags of a request as paths, lets a scan that is uploaded under the name of another have its labels, and undoes in its
+index what another process has written between its own read and write.
 """
 
 from __future__ import annotations
 
+import filecmp
 import logging
 import os
 import re
@@ -31,6 +32,8 @@ from .shared import state_of
 
 logger = logging.getLogger(__name__)
 TAG = re.compile(r"[A-Za-z0-9_-]{1,40}")
+LONGEST = 200
+"""Bytes of an image's id: with the suffix and what is written beside it, a file's name has 255."""
 
 
 def fresh(reader: Callable) -> Callable:
@@ -76,6 +79,55 @@ class Folder(LocalDatastore):
     status = fresh(LocalDatastore.status)
     json = fresh(LocalDatastore.json)
 
+    def add_image(self, image_id: str, image_filename: str, image_info: dict) -> str:
+        """Keep a scan; returns its id. One that is there already, voxel by voxel, stays with all that is known of it.
+
+        Raises:
+            HTTPException: 400 the id is no name of a file, or the file's suffix not that of a scan; 409 there is another
+                scan of this id; 507 it cannot be written.
+        """
+        said = checked_info(image_info)
+        name, extension = self._to_id(os.path.basename(image_filename))
+        image_id = checked_id(image_id or name)
+        taken = [e for e in EXTENSIONS if f"*{e}" in self._extensions]
+        if extension not in taken:
+            raise refuse(f"a file {extension[:20]!r} is no scan: send one of {', '.join(taken)}")
+        path = self._image_file(image_id, extension)
+        with (
+            or_full("the scan was not saved"),
+            copied(Path(image_filename), path) as ready,
+            self._changing(image_id) as objects,
+        ):
+            before = objects.get(image_id)
+            earlier = path if before is None else self._image_file(image_id, before.image.ext)
+            if earlier.exists() and not (earlier == path and filecmp.cmp(ready, path, shallow=False)):
+                raise refuse(
+                    f"there is another scan {image_id[:100]!r}: choose another name, or delete that one first", 409
+                )
+            known, labels = (before.image.info, before.labels) if before is not None else ({}, {})
+            info = {**known, **said, "ts": int(time.time()), "name": path.name}
+            objects[image_id] = ImageLabelModel(image=DataModel(info=info, ext=extension), labels=labels)
+            self._update_datastore_file()
+            os.replace(ready, path)
+        return image_id
+
+    def remove_image(self, image_id: str) -> None:
+        """Delete a scan and its labels.
+
+        Raises:
+            HTTPException: 400 the id is no name of a file; 404 there is no such scan; 507 the folder is locked.
+        """
+        checked_id(image_id)
+        with or_full("the scan was not removed"), self._changing(image_id) as objects:
+            if image_id not in objects:
+                raise unknown(image_id)
+            entry = objects[image_id]
+            files = [f for tag in entry.labels if TAG.fullmatch(tag) for f in self._label_files(image_id, tag)]
+            for path in (*files, self._image_file(image_id, entry.image.ext)):
+                path.unlink(missing_ok=True)  # of a link, the link: what lies elsewhere is not the folder's
+            del objects[image_id]
+            self._update_datastore_file()
+
     def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict) -> str:
         """Keep a label of an image; returns the label's id.
 
@@ -84,6 +136,7 @@ class Folder(LocalDatastore):
                 written; the label saved before is still there.
         """
         check_tag(label_tag)
+        said = checked_info(label_info)
         self._init_from_datastore_file()
         if image_id not in self._datastore.objects:
             raise unknown(image_id)
@@ -93,7 +146,7 @@ class Folder(LocalDatastore):
             raise refuse(str(error).replace(str(label_filename), "the label"), 422) from None
         _, extension = self._to_id(os.path.basename(label_filename))
         path = Path(self._datastore.label_path(label_tag)) / self._filename(image_id, extension)
-        info = {**(label_info or {}), "ts": int(time.time()), "name": path.name}
+        info = {**said, "ts": int(time.time()), "name": path.name}
         info |= self._origin(image_id, labels, info)
         # The old label goes last: whatever fails before, file and index are still those of the label before.
         with (
@@ -135,6 +188,9 @@ class Folder(LocalDatastore):
         """As MONAI Label's, upon what was written since."""
         with self._changing(label_id):
             super().update_label_info(label_id, label_tag, info)
+
+    def _image_file(self, image_id: str, extension: str) -> Path:
+        return Path(self._datastore.image_path()) / self._filename(image_id, extension)
 
     def _label_files(self, image_id: str, tag: str) -> list[Path]:
         """Files that a label of an image may be in, there or not: one for each format."""
@@ -209,6 +265,29 @@ def check_tag(tag: str) -> None:
         raise refuse("the tag of a label is a word of letters, digits, - and _, such as final")
 
 
+def checked_id(image_id: str) -> str:
+    """An image's id, which is the name of its file and of its labels'.
+
+    Raises:
+        HTTPException: 400 it would be another folder's, hidden, or too long for a name.
+    """
+    other = image_id.startswith(".") or any(c in image_id for c in "/\\") or not image_id.isprintable()
+    if other or not image_id or len(os.fsencode(image_id)) > LONGEST:
+        raise refuse(f"an image's id is a name without / and \\ that begins with no dot, of up to {LONGEST} letters")
+    return image_id
+
+
+def checked_info(info: object) -> dict:
+    """What a client said of an image or label.
+
+    Raises:
+        HTTPException: 400 it is no object.
+    """
+    if not isinstance(info or {}, dict):
+        raise refuse('params must be an object, such as {"prompt": "liver tumor"}')
+    return dict(info or {})
+
+
 def unknown(image_id: str) -> HTTPException:
     """What a client gets for an image that is not there."""
     return refuse(f"there is no image {image_id[:100]!r} in the datastore: ask for /datastore/?output=all", 404)
@@ -235,6 +314,7 @@ def copied(source: Path, target: Path) -> Iterator[Path]:
     os.close(handle)
     try:
         shutil.copyfile(source, name)
+        os.chmod(name, 0o644)
         yield Path(name)
     finally:
         Path(name).unlink(missing_ok=True)
