@@ -135,6 +135,21 @@ def test_labels_on_another_grid_and_empty_ones_are_described_too(ledger, tmp_pat
     assert ledger.describe("scan", label, {})["provenance"]["dice"] == 1.0
 
 
+def test_a_proposal_and_a_label_are_compared_by_place(ledger, tmp_path):
+    """What saves a label may turn its axes around."""
+    proposed = torch.from_numpy(AFFINE)
+    ledger.propose("scan", "", "tumor", cube(2, 6), affine=proposed, **FACTS)
+    flipped, beside = AFFINE.copy(), AFFINE.copy()
+    flipped[0] = (-2, 0, 0, 2 * (SHAPE[0] - 1))
+    beside[0, 3] = 4
+    voxels = cube(2, 6).numpy().astype(np.uint8)
+    for name, values, affine, expected in (("f", voxels[::-1], flipped, 1.0), ("b", voxels, beside, None)):
+        nib.save(nib.Nifti1Image(values, affine), tmp_path / f"{name}.nii.gz")
+        label = read_scan(tmp_path / f"{name}.nii.gz", labels=True)
+        assert ledger.describe("scan", label, {})["provenance"]["dice"] == expected
+    assert Ledger(tmp_path / "proposals").describe("scan", label, {})["provenance"]["dice"] is None, "after a restart"
+
+
 def test_the_datastore_keeps_it_with_the_label_and_loses_no_label_over_it(tmp_path, tmp_path_factory, ledger, label):
     nib.save(nib.Nifti1Image(np.zeros((12, 12, 12), np.int16), AFFINE), tmp_path / "scan.nii.gz")
     store = Folder(str(tmp_path))

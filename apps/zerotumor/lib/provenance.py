@@ -24,6 +24,7 @@ from torch import Tensor
 
 from zerotumor.clicks import Click
 from zerotumor.errors import ScanError
+from zerotumor.grids import on_grid
 from zerotumor.metrics import dice
 from zerotumor.volumes import write_atomically
 
@@ -47,6 +48,14 @@ class Proposal:
     clicks_inside: int = 0
     clicks_outside: int = 0
     refined_by: str = ""  # hash of the click network's weights
+    affine: list[list[float]] = field(default_factory=list)  # of the mask's grid; none in files of earlier versions
+
+    @classmethod
+    def of(cls, client: str, prompt: str, mask: Tensor, at: float, facts: dict, affine: Tensor | None) -> Proposal:
+        """A proposal of a mask (X, Y, Z), non-zero inside."""
+        data = base64.b64encode(pack(mask > 0)).decode()
+        grid = [] if affine is None else torch.as_tensor(affine).as_subclass(Tensor).double().tolist()
+        return cls(client, prompt, tuple(int(n) for n in mask.shape), data, at, facts, affine=grid)
 
 
 class Ledger:
@@ -61,17 +70,19 @@ class Ledger:
         self._known: dict[str, list[Proposal]] = {}
         self._guard = threading.Lock()
 
-    def propose(self, digest: str, client: str, prompt: str, mask: Tensor, **facts: object) -> None:
-        """Note what was found in a scan: a mask (X, Y, Z), non-zero inside. A new proposal takes an equal one's place."""
-        data = base64.b64encode(pack(mask > 0)).decode()
-        new = Proposal(client, prompt, tuple(int(n) for n in mask.shape), data, self.now(), dict(facts))
+    def propose(
+        self, digest: str, client: str, prompt: str, mask: Tensor, affine: Tensor | None = None, **facts: object
+    ) -> None:
+        """Note what was found in a scan: a mask (X, Y, Z), non-zero inside, and its affine. A new proposal takes an equal
+        one's place."""
+        new = Proposal.of(client, prompt, mask, self.now(), facts, affine)
         with self._guard:
             kept = [p for p in self._of(digest) if (p.client_id, p.prompt) != (client, prompt)]
             self._keep(digest, [*kept, new][-MOST:])
 
     def clicked(
         self, digest: str, client: str, prompt: str, start: Tensor, clicks: Sequence[Click], refined_by: str,
-        **facts: object,
+        affine: Tensor | None = None, **facts: object,
     ) -> None:  # fmt: skip
         """Note the clicks so far on a lesion. Without a text, they go with what was proposed last.
 
@@ -81,8 +92,7 @@ class Ledger:
             known = self._of(digest)
             found = next((p for p in reversed(known) if p.client_id == client and prompt in ("", p.prompt)), None)
             if found is None:
-                data = base64.b64encode(pack(start > 0)).decode()
-                found = Proposal(client, prompt, tuple(int(n) for n in start.shape), data, self.now(), dict(facts))
+                found = Proposal.of(client, prompt, start, self.now(), facts, affine)
             found.clicks_inside = sum(c.inside for c in clicks)
             found.clicks_outside = len(clicks) - found.clicks_inside
             found.refined_by = refined_by
@@ -133,14 +143,17 @@ class Ledger:
                 "clicks_outside": found.clicks_outside,
                 "refined_by": found.refined_by,
                 "seconds": round(self.now() - found.at, 1),
-                "dice": self._agreement(found, inside),
+                "dice": self._agreement(found, labels),
             }
         return {**({"prompt": prompt} if prompt else {}), "provenance": known}
 
     @staticmethod
-    def _agreement(proposal: Proposal, inside: Tensor) -> float | None:
-        """Dice of a proposal and a label; None if they do not lie on one grid."""
-        if proposal.shape != tuple(inside.shape):
+    def _agreement(proposal: Proposal, labels: MetaTensor) -> float | None:
+        """Dice of a proposal and a label (1, X, Y, Z); None if they do not lie on one grid."""
+        grid = torch.tensor(proposal.affine) if proposal.affine else labels.affine
+        try:
+            inside = on_grid(labels, grid, proposal.shape).as_tensor()[0] > 0
+        except ScanError:
             return None
         proposed = unpack(base64.b64decode(proposal.mask), proposal.shape)
         if not inside.any() and not proposed.any():

@@ -9,11 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from monai.data import MetaTensor
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from torch import Tensor
 
 from zerotumor.clicks import Click
 from zerotumor.errors import ScanError
+from zerotumor.grids import on_grid
 from zerotumor.pipeline import EncodedScan, segment_scan
 from zerotumor.prompts import Prompt, PromptError, parse
 from zerotumor.refine import Refiner, check_clicks, load_refiner
@@ -88,7 +90,7 @@ class TumorRefine(InferTask):
                 check_clicks(clicks, shape)
             except ValueError as error:
                 raise refuse(str(error)) from None
-        text, given = self._text(options), self._uploaded(options.label, shape)
+        text, given = self._text(options), self._uploaded(options.label, encoded.scan)
         key = (digest, options.client_id, text)
         with self.histories.lock(key):
             if options.reset or given is not None:
@@ -137,7 +139,11 @@ class TumorRefine(InferTask):
             return
         start, clicks = unpack(history.steps[0].mask, history.shape), history.steps[-1].clicks
         voxel_ml = abs(float(torch.linalg.det(encoded.scan.affine[:3, :3].double()))) / 1000
-        facts = {"modality": encoded.modality, "proposed_ml": round(float(start.sum()) * voxel_ml, 3)}
+        facts = {
+            "modality": encoded.modality,
+            "affine": encoded.scan.affine,
+            "proposed_ml": round(float(start.sum()) * voxel_ml, 3),
+        }
         if uploaded or not text:
             facts["method"] = "uploaded mask" if uploaded else "clicks"
         else:
@@ -166,17 +172,15 @@ class TumorRefine(InferTask):
         name = " ".join(name.split())
         return "" if UNNAMED.fullmatch(name) else name
 
-    def _uploaded(self, label: str, shape: tuple[int, ...]) -> Tensor | None:
+    def _uploaded(self, label: str, scan: MetaTensor) -> Tensor | None:
         """A mask that came with the request, (X, Y, Z) bool."""
         if not _is_file(label):
             return None
         try:
-            mask = read_scan(self.engine.image_path(label), labels=True)[0] > 0
+            mask = on_grid(read_scan(self.engine.image_path(label), labels=True), scan.affine, scan.shape[1:])
         except ScanError as error:
             raise refuse(str(error), 422) from None
-        if tuple(mask.shape) != shape:
-            raise refuse(f"the mask has {tuple(mask.shape)} voxels and the scan {shape}: save it on the scan's grid")
-        return torch.as_tensor(mask).as_subclass(Tensor)
+        return mask.as_tensor()[0] > 0
 
     def _start(self, digest: str, encoded: EncodedScan, options: RefineOptions, text: str) -> Tensor:
         """The mask to start from, (X, Y, Z) bool."""
