@@ -113,6 +113,15 @@ def test_clicks_on_nothing_proposed_start_from_what_the_lesion_was(ledger, label
     assert known["provenance"]["clicks_inside"] == 1 and known["provenance"]["method"] == "malenia"
 
 
+def test_clicks_go_with_what_they_started_from_and_not_with_what_other_weights_had_proposed(ledger, label):
+    ledger.propose("scan", "ann", "sarcoma", cube(0, 1), **FACTS)
+    other = {**FACTS, "method": "zept", "weights_sha256": "def"}
+    for clicks in ([Click((1, 1, 1), True)], [Click((1, 1, 1), True), Click((2, 2, 2), True)]):
+        ledger.clicked("scan", "ann", "sarcoma", cube(2, 8), clicks, "w", **other)
+    known = ledger.describe("scan", label, {"client_id": "ann"})["provenance"]
+    assert (known["method"], known["dice"], known["clicks_inside"]) == ("zept", 1.0, 2)
+
+
 def test_a_restart_forgets_nothing_and_a_damaged_file_is_no_end(ledger, label, tmp_path, clock):
     ledger.propose("../../scan", "ann", "liver tumor", cube(2, 6), **FACTS)
     files = list((tmp_path / "proposals").iterdir())

@@ -1,5 +1,7 @@
 """What clicks start from, through the task that the server runs, with tiny seeded weights."""
 
+from types import SimpleNamespace
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -96,3 +98,69 @@ def test_a_mask_on_another_grid_is_refused(ask, tmp_path, moved):
     with pytest.raises(HTTPException) as refused:
         ask(label=upload(tmp_path / "smaller.nii.gz", cube(20, 28)[:30]))
     assert refused.value.status_code == 422 and "voxels" in refused.value.detail
+
+
+@pytest.fixture
+def propose(task, folder):
+    """What `tumor` does with what it finds."""
+
+    def proposed(mask, client=""):
+        task.histories.propose(task.engine.digest(folder / "scan.nii.gz"), client, torch.from_numpy(mask))
+
+    return proposed
+
+
+def test_a_lesion_without_a_text_starts_from_what_was_found_last(ask, propose):
+    propose(cube(10, 14))
+    assert np.array_equal(ask(label="Segment_1")[0], cube(10, 14))
+    propose(cube(0, 0))
+    assert not ask(label="Segment_1")[0].any(), "nothing was found last"
+    propose(cube(20, 24))
+    first, reply = ask(label="Segment_1", foreground=[[30, 1, 1]])
+    assert first[30, 1, 1] and first.sum() == cube(20, 24).sum() + 1 and reply["steps"] == 1
+
+
+def test_clicks_on_a_lesion_go_on_whatever_was_found_since(ask, propose):
+    propose(cube(10, 14))
+    ask(label="Segment_1", foreground=[[30, 1, 1]])
+    propose(cube(20, 24))
+    second, reply = ask(label="Segment_1", foreground=[[30, 1, 1], [30, 2, 2]])
+    assert second.sum() == cube(10, 14).sum() + 2 and reply["steps"] == 2
+    undone, _ = ask(label="Segment_1", foreground=[[30, 1, 1], [30, 2, 2]], undo=True)
+    assert undone.sum() == cube(10, 14).sum() + 1
+
+
+def test_an_uploaded_mask_is_gone_on_from(ask, propose, tmp_path):
+    propose(cube(10, 14))
+    ask(label=upload(tmp_path / "mine.nii.gz", cube(20, 24)))
+    assert ask(label="Segment_1", foreground=[[30, 1, 1]])[0].sum() == cube(20, 24).sum() + 1
+    propose(cube(10, 15))
+    assert np.array_equal(ask(label="Segment_1")[0], cube(10, 15))
+
+
+def test_a_restart_goes_on_from_the_lesion_as_it_was(ask, propose, task):
+    propose(cube(10, 14))
+    ask(label="Segment_1", foreground=[[30, 1, 1]])
+    task.histories = Histories(task.histories.folder)
+    assert ask(label="Segment_1", foreground=[[30, 2, 2]])[0].sum() == cube(10, 14).sum() + 1
+    propose(cube(20, 24))
+    assert np.array_equal(ask(label="Segment_1")[0], cube(20, 24))
+
+
+def test_a_text_starts_from_what_the_method_and_its_weights_find_now(ask, task, folder, monkeypatch):
+    found = {"malenia": cube(10, 14), "zept": cube(20, 24)}
+    of_weights = {task.engine.model(m).weights_sha256: mask for m, mask in found.items()}
+
+    def segment(model, encoded, prompts):
+        return SimpleNamespace(masks=torch.from_numpy(of_weights[model.weights_sha256])[None])
+
+    monkeypatch.setattr("lib.refine.segment_scan", segment)
+    for method in ("malenia", "zept", "malenia"):
+        assert np.array_equal(ask(label="liver tumor", method=method)[0], found[method])
+    learned = SimpleNamespace(weights_sha256="d" * 64, encoder=task.engine.model("malenia").encoder)
+    of_weights["d" * 64] = cube(16, 17)
+    ask(label="liver tumor", foreground=[[30, 1, 1]])
+    task.histories = Histories(task.histories.folder)  # a restart, with what was learned before it
+    monkeypatch.setattr(task.engine, "model", lambda *_: learned)
+    assert ask(label="liver tumor", foreground=[[30, 1, 1], [30, 2, 2]])[0].sum() == cube(10, 14).sum() + 2
+    assert np.array_equal(ask(label="liver tumor")[0], cube(16, 17))

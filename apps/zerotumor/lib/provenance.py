@@ -57,6 +57,11 @@ class Proposal:
         grid = [] if affine is None else torch.as_tensor(affine).as_subclass(Tensor).double().tolist()
         return cls(client, prompt, tuple(int(n) for n in mask.shape), data, at, facts, affine=grid)
 
+    def is_meant(self, client: str, prompt: str, weights: str) -> bool:
+        """Whether clicks of a client for a text go with it; weights: of what the clicks started from, if known."""
+        own = self.facts.get("weights_sha256", weights)
+        return self.client_id == client and prompt in ("", self.prompt) and own == (weights or own)
+
 
 class Ledger:
     """Proposals by the content of their scan, in memory and on disk.
@@ -90,7 +95,8 @@ class Ledger:
         """
         with self._guard:
             known = self._of(digest)
-            found = next((p for p in reversed(known) if p.client_id == client and prompt in ("", p.prompt)), None)
+            weights = str(facts.get("weights_sha256", ""))
+            found = next((p for p in reversed(known) if p.is_meant(client, prompt, weights)), None)
             if found is None:
                 found = Proposal.of(client, prompt, start, self.now(), facts, affine)
             found.clicks_inside = sum(c.inside for c in clicks)

@@ -93,13 +93,7 @@ class TumorRefine(InferTask):
         text, given = self._text(options), self._uploaded(options.label, encoded.scan)
         key = (digest, options.client_id, text)
         with self.histories.lock(key):
-            if options.reset or given is not None:
-                self.histories.drop(key)
-            history = self.histories.get(key)
-            if history is None or history.shape != shape:
-                start = given if given is not None else self._start(digest, encoded, options, text)
-                history = History(shape)
-                history.add((), start)
+            history = self._history(key, clicks, given, encoded, options)
             mask = self._answer(history, clicks, encoded, options)
             self.histories.put(key, history)
             self._note(digest, options, text, history, encoded, given is not None)
@@ -131,6 +125,34 @@ class TumorRefine(InferTask):
             },
         }
 
+    def _history(
+        self, key: tuple[str, str, str], clicks: tuple[Click, ...], given: Tensor | None, encoded: EncodedScan,
+        options: RefineOptions,
+    ) -> History:  # fmt: skip
+        """What to go on from: the lesion as it is, or a new start.
+
+        A lesion starts anew if it would now start from something else than it did (other weights, another proposal), unless
+        the request goes on from clicks on it.
+        """
+        digest, client, text = key
+        shape = tuple(encoded.scan.shape[1:])
+        if options.reset or given is not None:
+            self.histories.drop(key)
+        history = self.histories.get(key)
+        origin = self._origin(encoded, options) if text else self.histories.proposal(digest, client)
+        if history is not None and history.shape == shape:
+            same = origin in ("", history.origin)  # empty: since a restart, nothing was proposed
+            if same or options.undo or history.knows(clicks):
+                return history
+        history = History(shape, origin=origin)
+        history.add((), given if given is not None else self._start(digest, encoded, options, text))
+        return history
+
+    def _origin(self, encoded: EncodedScan, options: RefineOptions) -> str:
+        """What makes the mask that a text stands for: method, weights, modality."""
+        weights = self.engine.model(options.method, options.version).weights_sha256
+        return f"{options.method} {weights} {encoded.modality}"
+
     def _note(
         self, digest: str, options: RefineOptions, text: str, history: History, encoded: EncodedScan, uploaded: bool
     ) -> None:
@@ -147,8 +169,8 @@ class TumorRefine(InferTask):
         if uploaded or not text:
             facts["method"] = "uploaded mask" if uploaded else "clicks"
         else:
-            weights = self.engine.model(options.method, options.version).weights_sha256
-            facts |= {"method": options.method, "weights_sha256": weights}
+            made_by = (history.origin or self._origin(encoded, options)).split()
+            facts |= dict(zip(("method", "weights_sha256"), made_by, strict=False))
         refined_by = self._refiner.weights_sha256 if self._refiner is not None else ""
         self.ledger.clicked(digest, options.client_id, text, start, clicks, refined_by, **facts)
 
