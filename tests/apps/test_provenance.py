@@ -1,6 +1,7 @@
 """Where a label comes from is kept with it, whatever the client says of it."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import nibabel as nib
 import numpy as np
@@ -132,6 +133,41 @@ def test_a_restart_forgets_nothing_and_a_damaged_file_is_no_end(ledger, label, t
     assert (
         Ledger(tmp_path / "proposals", clock).describe("../../scan", label, {})["provenance"]["prompt_from"] == "none"
     )
+
+
+def test_what_a_batch_proposes_in_a_process_of_its_own_is_known_and_kept(ledger, label, tmp_path, clock):
+    batch = Ledger(tmp_path / "proposals", clock)
+    ledger.propose("scan", "", "renal cyst", cube(0, 1), **FACTS)
+    batch.propose("scan", "", "liver tumor", cube(2, 8), **FACTS)
+    said = ledger.describe("scan", label, {})
+    assert said["prompt"] == "liver tumor" and said["provenance"]["dice"] == 1.0
+    ledger.clicked("scan", "", "renal cyst", cube(0, 1), [Click((1, 1, 1), True)], "w")
+    batch.propose("scan", "", "lipoma", cube(3, 4), **FACTS)
+    ledger.propose("scan", "ann", "sarcoma", cube(2, 8), **FACTS)
+    for known in (ledger, batch, Ledger(tmp_path / "proposals", clock)):
+        prompts = [p.prompt for p in known._of("scan")]
+        assert prompts == ["liver tumor", "renal cyst", "lipoma", "sarcoma"]
+
+
+def test_two_processes_at_once_lose_no_proposal(tmp_path):
+    ledgers = [Ledger(tmp_path / "proposals") for _ in range(2)]
+
+    def propose(which):
+        for k in range(5):
+            ledgers[which].propose("scan", f"client {which}", f"text {k}", cube(2, 6))
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(propose, range(2)))
+    kept = Ledger(tmp_path / "proposals")._of("scan")
+    assert {(p.client_id, p.prompt) for p in kept} == {(f"client {w}", f"text {k}") for w in range(2) for k in range(5)}
+
+
+def test_without_a_disk_proposals_are_kept_in_memory(label, clock, tmp_path):
+    (tmp_path / "a file").write_text("")
+    for folder in (None, tmp_path / "a file" / "proposals"):
+        ledger = Ledger(folder, clock)
+        ledger.propose("scan", "", "lipoma", cube(2, 8), **FACTS)
+        assert ledger.describe("scan", label, {})["prompt"] == "lipoma"
 
 
 def test_labels_on_another_grid_and_empty_ones_are_described_too(ledger, tmp_path):

@@ -13,12 +13,14 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from monai.data import MetaTensor
 from torch import Tensor
 
@@ -29,6 +31,7 @@ from zerotumor.metrics import dice
 from zerotumor.volumes import write_atomically
 
 from .history import pack, unpack
+from .shared import state_of
 
 logger = logging.getLogger(__name__)
 MOST = 20
@@ -64,7 +67,7 @@ class Proposal:
 
 
 class Ledger:
-    """Proposals by the content of their scan, in memory and on disk.
+    """Proposals by the content of their scan, in memory and on disk, where batches, in processes of their own, write too.
 
     Args:
         folder: for the files, or None to keep nothing over a restart. now: the time in seconds since 1970.
@@ -72,8 +75,10 @@ class Ledger:
 
     def __init__(self, folder: Path | None, now: Callable[[], float] = time.time) -> None:
         self.folder, self.now = folder, now
-        self._known: dict[str, list[Proposal]] = {}
+        self._known: dict[str, tuple[tuple | None, list[Proposal]]] = {}  # and the state of the file that they are from
         self._guard = threading.Lock()
+        # Beside the folder: all that lies in it are proposals.
+        self._lock = nullcontext() if folder is None else FileLock(f"{folder}.lock", thread_local=False)
 
     def propose(
         self, digest: str, client: str, prompt: str, mask: Tensor, affine: Tensor | None = None, **facts: object
@@ -81,7 +86,7 @@ class Ledger:
         """Note what was found in a scan: a mask (X, Y, Z), non-zero inside, and its affine. A new proposal takes an equal
         one's place."""
         new = Proposal.of(client, prompt, mask, self.now(), facts, affine)
-        with self._guard:
+        with self._changing():
             kept = [p for p in self._of(digest) if (p.client_id, p.prompt) != (client, prompt)]
             self._keep(digest, [*kept, new][-MOST:])
 
@@ -93,7 +98,7 @@ class Ledger:
 
         With no proposal to go with, `start` (X, Y, Z) is taken for one, of which `facts` are known.
         """
-        with self._guard:
+        with self._changing():
             known = self._of(digest)
             weights = str(facts.get("weights_sha256", ""))
             found = next((p for p in reversed(known) if p.is_meant(client, prompt, weights)), None)
@@ -167,24 +172,37 @@ class Ledger:
         value = dice(proposed, inside)
         return 0.0 if np.isnan(value) else round(value, 4)
 
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Nobody else writes meanwhile; where the lock cannot be had, as on a full disk, no other thread does."""
+        with self._guard, ExitStack() as held:
+            try:
+                held.enter_context(self._lock)
+            except OSError as error:
+                logger.warning(f"proposals are noted without a lock: {error}")
+            yield
+
     def _of(self, digest: str) -> list[Proposal]:
-        if digest not in self._known:
-            self._known[digest] = self._read(digest)
-        return self._known[digest]
+        """Proposals of a scan; read again if the file is another one than was read or written last."""
+        state = None if self.folder is None else state_of(self._file(digest))
+        if digest not in self._known or (state is not None and state != self._known[digest][0]):
+            self._known[digest] = (state, self._read(digest))
+        return self._known[digest][1]
 
     def _file(self, digest: str) -> Path:
         """A name made of a hash: what a client writes never becomes a path."""
         return self.folder / (hashlib.sha256(digest.encode()).hexdigest() + ".json")
 
     def _keep(self, digest: str, proposals: list[Proposal]) -> None:
-        self._known[digest] = proposals
         if self.folder is None:
+            self._known[digest] = (None, proposals)
             return
         text = json.dumps([asdict(p) for p in proposals])
         try:
             write_atomically(self._file(digest), lambda temporary: temporary.write_text(text))
         except ScanError as error:
             logger.warning(f"proposals are kept in memory only: {error}")
+        self._known[digest] = (state_of(self._file(digest)), proposals)
 
     def _read(self, digest: str) -> list[Proposal]:
         if self.folder is None or not self._file(digest).is_file():
