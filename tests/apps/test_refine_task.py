@@ -164,3 +164,9 @@ def test_a_text_starts_from_what_the_method_and_its_weights_find_now(ask, task, 
     monkeypatch.setattr(task.engine, "model", lambda *_: learned)
     assert ask(label="liver tumor", foreground=[[30, 1, 1], [30, 2, 2]])[0].sum() == cube(10, 14).sum() + 2
     assert np.array_equal(ask(label="liver tumor")[0], cube(16, 17))
+
+
+def test_a_long_name_that_begins_like_a_path_is_a_name(ask):
+    with pytest.raises(HTTPException) as refused:
+        ask(label="/" + "a" * 3000)
+    assert refused.value.status_code == 400 and "3001 characters" in refused.value.detail

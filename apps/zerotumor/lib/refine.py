@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import time
@@ -234,4 +235,4 @@ def clicks_of(options: RefineOptions) -> tuple[Click, ...]:
 
 def _is_file(label: str) -> bool:
     """MONAI Label puts the path of an uploaded mask where a viewer puts the segment's name."""
-    return label.startswith("/") and Path(label).is_file()
+    return label.startswith("/") and os.path.isfile(label)  # pathlib's would not bear a name that is too long
