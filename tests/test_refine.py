@@ -151,3 +151,10 @@ def test_clicks_outside_the_scan_are_refused(clicks):
 def test_the_network_keeps_the_grid():
     net = ClickNet(channels=[4, 8, 8, 8, 8], mask_channels=4)
     assert net(torch.rand(2, 5, 48, 48, 48)).shape == (2, 1, 48, 48, 48)
+
+
+@pytest.mark.parametrize("roi", [[-5, -2, 0, 8, 0, 8], [0, 8, -1, -9, 0, 8], [20, 30, 0, 8, 0, 8]])
+def test_a_region_beside_the_scan_holds_nothing(roi):
+    new, old = torch.ones(9, 9, 9, dtype=torch.bool), torch.zeros(9, 9, 9, dtype=torch.bool)
+    assert not within(roi, new, old).any()
+    assert within([-5, 0, *roi[2:]], new, old).any() == (roi[2] >= 0)

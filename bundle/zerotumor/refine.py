@@ -222,8 +222,8 @@ def asked_for(new: Tensor, old: Tensor, clicks: Sequence[Click]) -> Tensor:
 
 
 def within(roi: Sequence[int], new: Tensor, old: Tensor) -> Tensor:
-    """`new` inside a box x1, x2, y1, y2, z1, z2 of voxels (ends included), `old` outside."""
-    box = tuple(slice(max(0, min(a, b)), max(a, b) + 1) for a, b in zip(roi[::2], roi[1::2], strict=True))
+    """`new` inside a box x1, x2, y1, y2, z1, z2 of voxels (ends included), `old` outside; the box may leave the scan."""
+    box = tuple(slice(max(0, min(a, b)), max(0, max(a, b) + 1)) for a, b in zip(roi[::2], roi[1::2], strict=True))
     out = old.clone()
     out[box] = new[box]
     return out

@@ -1,6 +1,7 @@
 """Where a label comes from is kept with it, whatever the client says of it."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import nibabel as nib
 import numpy as np
@@ -113,6 +114,15 @@ def test_clicks_on_nothing_proposed_start_from_what_the_lesion_was(ledger, label
     assert known["provenance"]["clicks_inside"] == 1 and known["provenance"]["method"] == "malenia"
 
 
+def test_clicks_go_with_what_they_started_from_and_not_with_what_other_weights_had_proposed(ledger, label):
+    ledger.propose("scan", "ann", "sarcoma", cube(0, 1), **FACTS)
+    other = {**FACTS, "method": "zept", "weights_sha256": "def"}
+    for clicks in ([Click((1, 1, 1), True)], [Click((1, 1, 1), True), Click((2, 2, 2), True)]):
+        ledger.clicked("scan", "ann", "sarcoma", cube(2, 8), clicks, "w", **other)
+    known = ledger.describe("scan", label, {"client_id": "ann"})["provenance"]
+    assert (known["method"], known["dice"], known["clicks_inside"]) == ("zept", 1.0, 2)
+
+
 def test_a_restart_forgets_nothing_and_a_damaged_file_is_no_end(ledger, label, tmp_path, clock):
     ledger.propose("../../scan", "ann", "liver tumor", cube(2, 6), **FACTS)
     files = list((tmp_path / "proposals").iterdir())
@@ -125,6 +135,41 @@ def test_a_restart_forgets_nothing_and_a_damaged_file_is_no_end(ledger, label, t
     )
 
 
+def test_what_a_batch_proposes_in_a_process_of_its_own_is_known_and_kept(ledger, label, tmp_path, clock):
+    batch = Ledger(tmp_path / "proposals", clock)
+    ledger.propose("scan", "", "renal cyst", cube(0, 1), **FACTS)
+    batch.propose("scan", "", "liver tumor", cube(2, 8), **FACTS)
+    said = ledger.describe("scan", label, {})
+    assert said["prompt"] == "liver tumor" and said["provenance"]["dice"] == 1.0
+    ledger.clicked("scan", "", "renal cyst", cube(0, 1), [Click((1, 1, 1), True)], "w")
+    batch.propose("scan", "", "lipoma", cube(3, 4), **FACTS)
+    ledger.propose("scan", "ann", "sarcoma", cube(2, 8), **FACTS)
+    for known in (ledger, batch, Ledger(tmp_path / "proposals", clock)):
+        prompts = [p.prompt for p in known._of("scan")]
+        assert prompts == ["liver tumor", "renal cyst", "lipoma", "sarcoma"]
+
+
+def test_two_processes_at_once_lose_no_proposal(tmp_path):
+    ledgers = [Ledger(tmp_path / "proposals") for _ in range(2)]
+
+    def propose(which):
+        for k in range(5):
+            ledgers[which].propose("scan", f"client {which}", f"text {k}", cube(2, 6))
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(propose, range(2)))
+    kept = Ledger(tmp_path / "proposals")._of("scan")
+    assert {(p.client_id, p.prompt) for p in kept} == {(f"client {w}", f"text {k}") for w in range(2) for k in range(5)}
+
+
+def test_without_a_disk_proposals_are_kept_in_memory(label, clock, tmp_path):
+    (tmp_path / "a file").write_text("")
+    for folder in (None, tmp_path / "a file" / "proposals"):
+        ledger = Ledger(folder, clock)
+        ledger.propose("scan", "", "lipoma", cube(2, 8), **FACTS)
+        assert ledger.describe("scan", label, {})["prompt"] == "lipoma"
+
+
 def test_labels_on_another_grid_and_empty_ones_are_described_too(ledger, tmp_path):
     ledger.propose("scan", "", "tumor", torch.zeros(4, 4, 4))
     path = tmp_path / "empty.nii.gz"
@@ -133,6 +178,21 @@ def test_labels_on_another_grid_and_empty_ones_are_described_too(ledger, tmp_pat
     assert ledger.describe("scan", label, {})["provenance"]["dice"] is None
     ledger.propose("scan", "", "tumor", torch.zeros(SHAPE))
     assert ledger.describe("scan", label, {})["provenance"]["dice"] == 1.0
+
+
+def test_a_proposal_and_a_label_are_compared_by_place(ledger, tmp_path):
+    """What saves a label may turn its axes around."""
+    proposed = torch.from_numpy(AFFINE)
+    ledger.propose("scan", "", "tumor", cube(2, 6), affine=proposed, **FACTS)
+    flipped, beside = AFFINE.copy(), AFFINE.copy()
+    flipped[0] = (-2, 0, 0, 2 * (SHAPE[0] - 1))
+    beside[0, 3] = 4
+    voxels = cube(2, 6).numpy().astype(np.uint8)
+    for name, values, affine, expected in (("f", voxels[::-1], flipped, 1.0), ("b", voxels, beside, None)):
+        nib.save(nib.Nifti1Image(values, affine), tmp_path / f"{name}.nii.gz")
+        label = read_scan(tmp_path / f"{name}.nii.gz", labels=True)
+        assert ledger.describe("scan", label, {})["provenance"]["dice"] == expected
+    assert Ledger(tmp_path / "proposals").describe("scan", label, {})["provenance"]["dice"] is None, "after a restart"
 
 
 def test_the_datastore_keeps_it_with_the_label_and_loses_no_label_over_it(tmp_path, tmp_path_factory, ledger, label):

@@ -134,6 +134,19 @@ def test_what_cannot_be_answered_gets_a_sentence_and_the_server_lives(server, mo
     assert requests.get(f"{server}/info/").ok
 
 
+def test_uploads_stay_in_the_folder_and_take_no_other_scans_place(server, studies):
+    before = sorted(studies[0].parent.rglob("*"))
+    for image, name, status in (("../up", "a.nii.gz", 400), ("up", "a.py", 400), ("liver", "a.nii.gz", 409)):
+        file = {"file": (name, (studies[0] / "thigh.nii.gz").read_bytes())}
+        answer = requests.put(f"{server}/datastore/", params={"image": image}, files=file)
+        assert answer.status_code == status and answer.json()["detail"], answer.text
+    assert requests.delete(f"{server}/datastore/", params={"id": "../up"}).status_code == 400
+    label = {"label": ("a.nii.gz", (studies[0] / "thigh.nii.gz").read_bytes())}
+    answer = requests.put(f"{server}/datastore/label?image=thigh&tag=other", data={"params": "[1]"}, files=label)
+    assert answer.status_code == 400 and "params" in answer.json()["detail"]
+    assert sorted(studies[0].parent.rglob("*")) == before
+
+
 def test_clicks_are_honored_undone_and_reset(client, studies):
     truth = studies[1]["liver"]
     inside, outside = click(truth), [2, 2, 2]

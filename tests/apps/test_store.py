@@ -1,13 +1,16 @@
 """Labels that are saved, and a disk that is full: a real limit of the operating system on what a process may write."""
 
 import json
+import os
 import resource
+import subprocess
 import sys
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "apps" / "zerotumor"))
 from lib.compat import import_without_torchvision
@@ -15,6 +18,9 @@ from lib.compat import import_without_torchvision
 import_without_torchvision()
 from fastapi import HTTPException
 from lib.store import Folder
+from monailabel.datastore.local import DataModel, ImageLabelModel
+
+from zerotumor.volumes import write_mask
 
 
 def label(path, voxels):
@@ -62,6 +68,63 @@ def test_a_second_process_undoes_nothing_that_the_first_has_saved(store, tmp_pat
     assert index["image"]["info"]["score"] == 0.5
 
 
+def test_a_score_that_is_written_while_a_label_is_read_stays(store, tmp_path_factory, tmp_path):
+    scoring = Folder(str(tmp_path))
+
+    def meanwhile(*_):
+        scoring.update_image_info("scan", {"score": 0.5})
+        return {"prompt": "cyst"}
+
+    store.provenance = meanwhile
+    store.save_label("scan", label(tmp_path_factory.mktemp("in") / "a.nii.gz", np.ones((40, 40, 40))), "final", {})
+    entry = json.loads((tmp_path / "datastore_v2.json").read_text())["objects"]["scan"]
+    assert entry["image"]["info"]["score"] == 0.5 and entry["labels"]["final"]["info"]["prompt"] == "cyst"
+
+
+def test_no_label_is_lost_to_a_process_that_writes_all_the_time(tmp_path_factory, tmp_path):
+    for k in range(40):
+        nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.eye(4)), tmp_path / f"scan{k}.nii.gz")
+    path = label(tmp_path_factory.mktemp("in") / "a.nii.gz", np.ones((4, 4, 4)))
+    store = Folder(str(tmp_path))
+    code = ("import sys; sys.path[:0] = sys.argv[1:3]; from lib.compat import import_without_torchvision\n"
+            "import_without_torchvision(); from lib.store import Folder; store = Folder(sys.argv[3])\n"
+            "print('ready', flush=True)\nfor k in range(10**6): store.update_image_info('scan0', {'score': k})")  # fmt: skip
+    root = Path(__file__).resolve().parents[2]
+    paths = [str(root / "apps" / "zerotumor"), str(root / "bundle"), str(tmp_path)]
+    with subprocess.Popen([sys.executable, "-c", code, *paths], stdout=subprocess.PIPE, text=True) as scoring:
+        try:
+            while scoring.stdout.readline() != "ready\n":  # MONAI Label may print something before
+                assert scoring.poll() is None
+            for k in range(40):
+                store.save_label(f"scan{k}", path, "final", {"k": k})
+        finally:
+            scoring.kill()
+    objects = json.loads((tmp_path / "datastore_v2.json").read_text())["objects"]
+    assert [objects[f"scan{k}"]["labels"]["final"]["info"]["k"] for k in range(40)] == list(range(40))
+    assert objects["scan0"]["image"]["info"]["score"] > 0
+
+
+def test_what_another_process_has_written_is_seen_at_once(store, tmp_path_factory, tmp_path):
+    """An index that was renamed into its place tells MONAI Label's watcher nothing."""
+    other = Folder(str(tmp_path))
+    other.update_image_info("scan", {"score": 0.5})
+    assert store.get_image_info("scan")["score"] == 0.5
+    other.save_label(
+        "scan", label(tmp_path_factory.mktemp("in") / "a.nii.gz", np.ones((40, 40, 40))), "final", {"k": 1}
+    )
+    assert store.get_unlabeled_images() == [] and store.get_labeled_images() == store.list_images() == ["scan"]
+    assert store.get_label_info("scan", "final")["k"] == 1 and len(store.datalist()) == 1
+    assert store.get_label_uri("scan", "final") and store.status()["completed"] == 1
+
+
+def test_two_versions_of_the_index_are_told_apart_within_one_tick_of_the_clock(store, tmp_path):
+    index = tmp_path / "datastore_v2.json"
+    before = index.stat()
+    Folder(str(tmp_path)).update_image_info("scan", {"score": 0.5})
+    os.utime(index, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert store.get_image_info("scan")["score"] == 0.5
+
+
 @pytest.mark.parametrize("room", [100, 2000, 16_000])
 def test_a_full_disk_loses_nothing_saved_before(store, tmp_path_factory, tmp_path, small_disk, room):
     folder = tmp_path_factory.mktemp("in")
@@ -83,6 +146,22 @@ def test_a_full_disk_loses_nothing_saved_before(store, tmp_path_factory, tmp_pat
     assert np.array_equal(saved(store, tmp_path)[0], second)
 
 
+def test_a_label_that_was_corrected_in_another_format_does_not_come_back(tmp_path_factory, tmp_path):
+    nib.save(nib.Nifti1Image(np.zeros((40, 40, 40), np.int16), np.eye(4)), tmp_path / "scan.nii.gz")
+    extensions = ("*.nii.gz", "*.nii", "*.nrrd")
+    store, folder = Folder(str(tmp_path), extensions=extensions), tmp_path_factory.mktemp("in")
+    store.save_label("scan", label(folder / "a.nii.gz", np.ones((40, 40, 40))), "final", {})
+    write_mask(torch.zeros(40, 40, 40), torch.eye(4), folder / "b.nrrd")
+    store.save_label("scan", str(folder / "b.nrrd"), "final", {"prompt": "cyst"})
+    assert [f.name for f in (tmp_path / "labels" / "final").iterdir()] == ["scan.nrrd"]
+    assert Folder(str(tmp_path), extensions=extensions).get_label_info("scan", "final")["prompt"] == "cyst"
+    label(tmp_path / "labels" / "final" / "scan.nii.gz", np.ones((40, 40, 40)))  # as saved by an earlier version
+    store.remove_label("scan", "final")
+    assert (
+        store.get_unlabeled_images() == Folder(str(tmp_path), extensions=extensions).get_unlabeled_images() == ["scan"]
+    )
+
+
 @pytest.mark.parametrize(
     ("image", "tag", "status"), [("scan", "../../up", 400), ("scan", "", 400), ("other", "final", 404)]
 )
@@ -92,6 +171,93 @@ def test_tags_are_words_and_images_are_known(store, tmp_path_factory, tmp_path, 
         store.save_label(image, path, tag, {})
     assert refused.value.status_code == status
     assert not list(tmp_path.parent.glob("up*"))
+
+
+@pytest.fixture
+def scan(tmp_path_factory):
+    path = tmp_path_factory.mktemp("in") / "other.nii.gz"
+    nib.save(nib.Nifti1Image(np.ones((9, 9, 9), np.int16), np.eye(4)), path)
+    return str(path)
+
+
+BAD = ["../victim/mod", "/tmp/mod", "a/b", "a\\b", ".hidden", "..", "a\0b", "a\nb", "x" * 300]
+
+
+@pytest.mark.parametrize("image", BAD)
+def test_an_id_is_a_name_in_the_folder(tmp_path, scan, image):
+    """Also in an index that an earlier version has written."""
+    victim = tmp_path / "victim" / "mod.nii.gz"
+    victim.parent.mkdir()
+    victim.write_text("mine")
+    store = Folder(str(tmp_path / "studies"))
+    with pytest.raises(HTTPException) as refused:
+        store.add_image(image, scan, {})
+    assert refused.value.status_code == 400 and "name" in refused.value.detail
+    store._datastore.objects[image] = ImageLabelModel(image=DataModel(ext=".nii.gz"))
+    store._update_datastore_file()
+    with pytest.raises(HTTPException) as refused:
+        store.remove_image(image)
+    assert refused.value.status_code == 400
+    assert victim.read_text() == "mine" and [f.name for f in tmp_path.rglob("*.nii.gz")] == ["mod.nii.gz"]
+
+
+@pytest.mark.parametrize("name", ["p.py", "no suffix", "a.nhdr", "a.nii.gz.sh", "a.NII.GZ"])
+def test_what_is_no_scan_by_its_name_is_refused(store, tmp_path, scan, name):
+    path = Path(scan).with_name(name)
+    path.write_bytes(Path(scan).read_bytes())
+    with pytest.raises(HTTPException) as refused:
+        store.add_image("new", str(path), {})
+    assert refused.value.status_code == 400 and ".nii.gz" in refused.value.detail
+    assert not list(tmp_path.glob("new*")) and store.list_images() == ["scan"]
+
+
+def test_a_scan_is_added_and_removed_with_its_labels(store, tmp_path, scan):
+    assert store.add_image("", scan, {"Modality": "MR"}) == "other"
+    assert (tmp_path / "other.nii.gz").read_bytes() == Path(scan).read_bytes()
+    assert Folder(str(tmp_path)).get_image_info("other")["Modality"] == "MR"
+    store.save_label("other", scan, "final", {})
+    store.remove_image("other")
+    assert not list(tmp_path.rglob("other*")) and not list(tmp_path.rglob(".saving-*"))
+    assert store.list_images() == Folder(str(tmp_path)).list_images() == ["scan"]
+    with pytest.raises(HTTPException) as refused:
+        store.remove_image("other")
+    assert refused.value.status_code == 404
+
+
+def test_of_a_linked_scan_the_link_is_removed(tmp_path, scan):
+    studies = tmp_path / "studies"
+    studies.mkdir()
+    (studies / "linked.nii.gz").symlink_to(scan)
+    store = Folder(str(studies))
+    store.remove_image("linked")
+    assert Path(scan).is_file() and store.list_images() == [] and not list(studies.glob("*.nii.gz"))
+
+
+def test_another_scan_does_not_come_under_the_labels_of_the_one_before(store, tmp_path, scan):
+    store.save_label("scan", scan, "final", {"prompt": "cyst"})
+    store.update_image_info("scan", {"score": 0.5})
+    before = (tmp_path / "scan.nii.gz").read_bytes()
+    with pytest.raises(HTTPException) as refused:
+        store.add_image("scan", scan, {})
+    assert refused.value.status_code == 409 and (tmp_path / "scan.nii.gz").read_bytes() == before
+    same = Path(scan).with_name("same.nii.gz")
+    same.write_bytes(before)
+    store.add_image("scan", str(same), {"note": "again"})
+    for datastore in (store, Folder(str(tmp_path))):
+        info = datastore.get_image_info("scan")
+        assert (info["score"], info["note"]) == (0.5, "again")
+        assert datastore.get_label_info("scan", "final")["prompt"] == "cyst"
+
+
+@pytest.mark.parametrize("said", [[1], "text", 3])
+def test_what_is_said_of_a_label_or_scan_is_an_object(store, scan, said):
+    for save in (
+        lambda: store.save_label("scan", scan, "final", said),
+        lambda: store.add_image("new", scan, said),
+    ):
+        with pytest.raises(HTTPException) as refused:
+            save()
+        assert refused.value.status_code == 400 and "params" in refused.value.detail
 
 
 def test_a_damaged_label_is_refused(store, tmp_path_factory):

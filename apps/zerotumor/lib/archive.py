@@ -19,7 +19,6 @@ from filelock import FileLock
 from monai.data import MetaTensor
 from monailabel.config import settings
 from monailabel.datastore.dicom import DICOMWebDatastore
-from monailabel.datastore.local import LocalDatastore
 from monailabel.datastore.utils.convert import binary_to_image
 from monailabel.datastore.utils.dicom import dicom_web_download_series
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
@@ -79,6 +78,7 @@ class Archive(DICOMWebDatastore, Folder):
 
         What this app found by itself and stored is a proposal and no label.
         """
+        self._init_from_datastore_file()
         segmented = {k for k, v in self._datastore.objects.items() if self._is_empty_label(v.labels)}
         for answer in self._client.search_for_series(search_filters={"Modality": "SEG"}):
             series = Dataset.from_json(answer)
@@ -113,7 +113,7 @@ class Archive(DICOMWebDatastore, Folder):
             try:
                 if not folder.is_dir():
                     self._fetch(image_id, folder)
-                if not nifti.is_file() or image_id not in self._datastore.objects:
+                if not nifti.is_file() or not Folder.get_image_uri(self, image_id):
                     with tempfile.TemporaryDirectory() as temporary:
                         copy = Path(temporary) / nifti.name
                         write_scan(read_scan(folder), copy)
@@ -147,11 +147,11 @@ class Archive(DICOMWebDatastore, Folder):
 
         MONAI Label takes the image's own series for the label's when it is asked for a label by the image's id.
         """
-        here = LocalDatastore.get_label_uri(self, image_id or label_id, label_tag)
+        here = Folder.get_label_uri(self, image_id or label_id, label_tag)
         if here or not image_id:
             return here
         super().get_label_uri(label_id, label_tag, image_id)
-        return LocalDatastore.get_label_uri(self, image_id, label_tag)
+        return Folder.get_label_uri(self, image_id, label_tag)
 
     def series_folder(self, image_id: str) -> str:
         """Where the DICOM files of a series lie, once it was fetched."""

@@ -50,6 +50,11 @@ class History:
 
     shape: tuple[int, int, int]
     steps: list[Step] = field(default_factory=list)
+    origin: str = ""  # what a lesion would start from when this one began: a method and its weights, or a proposal
+
+    def knows(self, clicks: Sequence[Click]) -> bool:
+        """Whether any of these clicks led to a step."""
+        return any(c in step.clicks for step in self.steps for c in clicks)
 
     def agreeing(self, clicks: Sequence[Click]) -> tuple[Step, tuple[Click, ...]]:
         """Drop the steps that hold a click which is no longer there; the last that is left, and the clicks it has not seen.
@@ -104,6 +109,11 @@ class Histories:
         shape, data = self._proposed[digest, client]
         return unpack(data, shape)
 
+    def proposal(self, digest: str, client: str) -> str:
+        """A name of the last proposal for a scan, the same for the same mask; empty if there is none."""
+        _, data = self._proposed.get((digest, client), ((), b""))
+        return hashlib.sha256(data).hexdigest() if data else ""
+
     def get(self, key: tuple) -> History | None:
         """A lesion's history, from memory or disk."""
         if key not in self._histories and self.folder is not None:
@@ -139,7 +149,8 @@ class Histories:
         arrays = {f"mask{k}": np.frombuffer(s.mask, dtype=np.uint8) for k, s in enumerate(history.steps)}
         temporary = path.with_suffix(".writing.npz")
         try:
-            np.savez(temporary, shape=history.shape, clicks=json.dumps(clicks), **arrays)
+            facts = {"shape": history.shape, "clicks": json.dumps(clicks), "origin": history.origin}
+            np.savez(temporary, **facts, **arrays)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -153,7 +164,8 @@ class Histories:
                     Step(tuple(Click((i, j, k), bool(v)) for i, j, k, v in row), stored[f"mask{n}"].tobytes())
                     for n, row in enumerate(rows)
                 ]
-                return History(tuple(int(n) for n in stored["shape"]), steps)
+                origin = str(stored["origin"]) if "origin" in stored else ""  # files of earlier versions have none
+                return History(tuple(int(n) for n in stored["shape"]), steps, origin)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError) as error:

@@ -13,21 +13,25 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from monai.data import MetaTensor
 from torch import Tensor
 
 from zerotumor.clicks import Click
 from zerotumor.errors import ScanError
+from zerotumor.grids import on_grid
 from zerotumor.metrics import dice
 from zerotumor.volumes import write_atomically
 
 from .history import pack, unpack
+from .shared import state_of
 
 logger = logging.getLogger(__name__)
 MOST = 20
@@ -47,10 +51,23 @@ class Proposal:
     clicks_inside: int = 0
     clicks_outside: int = 0
     refined_by: str = ""  # hash of the click network's weights
+    affine: list[list[float]] = field(default_factory=list)  # of the mask's grid; none in files of earlier versions
+
+    @classmethod
+    def of(cls, client: str, prompt: str, mask: Tensor, at: float, facts: dict, affine: Tensor | None) -> Proposal:
+        """A proposal of a mask (X, Y, Z), non-zero inside."""
+        data = base64.b64encode(pack(mask > 0)).decode()
+        grid = [] if affine is None else torch.as_tensor(affine).as_subclass(Tensor).double().tolist()
+        return cls(client, prompt, tuple(int(n) for n in mask.shape), data, at, facts, affine=grid)
+
+    def is_meant(self, client: str, prompt: str, weights: str) -> bool:
+        """Whether clicks of a client for a text go with it; weights: of what the clicks started from, if known."""
+        own = self.facts.get("weights_sha256", weights)
+        return self.client_id == client and prompt in ("", self.prompt) and own == (weights or own)
 
 
 class Ledger:
-    """Proposals by the content of their scan, in memory and on disk.
+    """Proposals by the content of their scan, in memory and on disk, where batches, in processes of their own, write too.
 
     Args:
         folder: for the files, or None to keep nothing over a restart. now: the time in seconds since 1970.
@@ -58,31 +75,35 @@ class Ledger:
 
     def __init__(self, folder: Path | None, now: Callable[[], float] = time.time) -> None:
         self.folder, self.now = folder, now
-        self._known: dict[str, list[Proposal]] = {}
+        self._known: dict[str, tuple[tuple | None, list[Proposal]]] = {}  # and the state of the file that they are from
         self._guard = threading.Lock()
+        # Beside the folder: all that lies in it are proposals.
+        self._lock = nullcontext() if folder is None else FileLock(f"{folder}.lock", thread_local=False)
 
-    def propose(self, digest: str, client: str, prompt: str, mask: Tensor, **facts: object) -> None:
-        """Note what was found in a scan: a mask (X, Y, Z), non-zero inside. A new proposal takes an equal one's place."""
-        data = base64.b64encode(pack(mask > 0)).decode()
-        new = Proposal(client, prompt, tuple(int(n) for n in mask.shape), data, self.now(), dict(facts))
-        with self._guard:
+    def propose(
+        self, digest: str, client: str, prompt: str, mask: Tensor, affine: Tensor | None = None, **facts: object
+    ) -> None:
+        """Note what was found in a scan: a mask (X, Y, Z), non-zero inside, and its affine. A new proposal takes an equal
+        one's place."""
+        new = Proposal.of(client, prompt, mask, self.now(), facts, affine)
+        with self._changing():
             kept = [p for p in self._of(digest) if (p.client_id, p.prompt) != (client, prompt)]
             self._keep(digest, [*kept, new][-MOST:])
 
     def clicked(
         self, digest: str, client: str, prompt: str, start: Tensor, clicks: Sequence[Click], refined_by: str,
-        **facts: object,
+        affine: Tensor | None = None, **facts: object,
     ) -> None:  # fmt: skip
         """Note the clicks so far on a lesion. Without a text, they go with what was proposed last.
 
         With no proposal to go with, `start` (X, Y, Z) is taken for one, of which `facts` are known.
         """
-        with self._guard:
+        with self._changing():
             known = self._of(digest)
-            found = next((p for p in reversed(known) if p.client_id == client and prompt in ("", p.prompt)), None)
+            weights = str(facts.get("weights_sha256", ""))
+            found = next((p for p in reversed(known) if p.is_meant(client, prompt, weights)), None)
             if found is None:
-                data = base64.b64encode(pack(start > 0)).decode()
-                found = Proposal(client, prompt, tuple(int(n) for n in start.shape), data, self.now(), dict(facts))
+                found = Proposal.of(client, prompt, start, self.now(), facts, affine)
             found.clicks_inside = sum(c.inside for c in clicks)
             found.clicks_outside = len(clicks) - found.clicks_inside
             found.refined_by = refined_by
@@ -133,14 +154,17 @@ class Ledger:
                 "clicks_outside": found.clicks_outside,
                 "refined_by": found.refined_by,
                 "seconds": round(self.now() - found.at, 1),
-                "dice": self._agreement(found, inside),
+                "dice": self._agreement(found, labels),
             }
         return {**({"prompt": prompt} if prompt else {}), "provenance": known}
 
     @staticmethod
-    def _agreement(proposal: Proposal, inside: Tensor) -> float | None:
-        """Dice of a proposal and a label; None if they do not lie on one grid."""
-        if proposal.shape != tuple(inside.shape):
+    def _agreement(proposal: Proposal, labels: MetaTensor) -> float | None:
+        """Dice of a proposal and a label (1, X, Y, Z); None if they do not lie on one grid."""
+        grid = torch.tensor(proposal.affine) if proposal.affine else labels.affine
+        try:
+            inside = on_grid(labels, grid, proposal.shape).as_tensor()[0] > 0
+        except ScanError:
             return None
         proposed = unpack(base64.b64decode(proposal.mask), proposal.shape)
         if not inside.any() and not proposed.any():
@@ -148,24 +172,37 @@ class Ledger:
         value = dice(proposed, inside)
         return 0.0 if np.isnan(value) else round(value, 4)
 
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Nobody else writes meanwhile; where the lock cannot be had, as on a full disk, no other thread does."""
+        with self._guard, ExitStack() as held:
+            try:
+                held.enter_context(self._lock)
+            except OSError as error:
+                logger.warning(f"proposals are noted without a lock: {error}")
+            yield
+
     def _of(self, digest: str) -> list[Proposal]:
-        if digest not in self._known:
-            self._known[digest] = self._read(digest)
-        return self._known[digest]
+        """Proposals of a scan; read again if the file is another one than was read or written last."""
+        state = None if self.folder is None else state_of(self._file(digest))
+        if digest not in self._known or (state is not None and state != self._known[digest][0]):
+            self._known[digest] = (state, self._read(digest))
+        return self._known[digest][1]
 
     def _file(self, digest: str) -> Path:
         """A name made of a hash: what a client writes never becomes a path."""
         return self.folder / (hashlib.sha256(digest.encode()).hexdigest() + ".json")
 
     def _keep(self, digest: str, proposals: list[Proposal]) -> None:
-        self._known[digest] = proposals
         if self.folder is None:
+            self._known[digest] = (None, proposals)
             return
         text = json.dumps([asdict(p) for p in proposals])
         try:
             write_atomically(self._file(digest), lambda temporary: temporary.write_text(text))
         except ScanError as error:
             logger.warning(f"proposals are kept in memory only: {error}")
+        self._known[digest] = (state_of(self._file(digest)), proposals)
 
     def _read(self, digest: str) -> list[Proposal]:
         if self.folder is None or not self._file(digest).is_file():

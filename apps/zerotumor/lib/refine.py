@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import time
@@ -9,11 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from monai.data import MetaTensor
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 from torch import Tensor
 
 from zerotumor.clicks import Click
 from zerotumor.errors import ScanError
+from zerotumor.grids import on_grid
 from zerotumor.pipeline import EncodedScan, segment_scan
 from zerotumor.prompts import Prompt, PromptError, parse
 from zerotumor.refine import Refiner, check_clicks, load_refiner
@@ -88,16 +91,10 @@ class TumorRefine(InferTask):
                 check_clicks(clicks, shape)
             except ValueError as error:
                 raise refuse(str(error)) from None
-        text, given = self._text(options), self._uploaded(options.label, shape)
+        text, given = self._text(options), self._uploaded(options.label, encoded.scan)
         key = (digest, options.client_id, text)
         with self.histories.lock(key):
-            if options.reset or given is not None:
-                self.histories.drop(key)
-            history = self.histories.get(key)
-            if history is None or history.shape != shape:
-                start = given if given is not None else self._start(digest, encoded, options, text)
-                history = History(shape)
-                history.add((), start)
+            history = self._history(key, clicks, given, encoded, options)
             mask = self._answer(history, clicks, encoded, options)
             self.histories.put(key, history)
             self._note(digest, options, text, history, encoded, given is not None)
@@ -129,6 +126,34 @@ class TumorRefine(InferTask):
             },
         }
 
+    def _history(
+        self, key: tuple[str, str, str], clicks: tuple[Click, ...], given: Tensor | None, encoded: EncodedScan,
+        options: RefineOptions,
+    ) -> History:  # fmt: skip
+        """What to go on from: the lesion as it is, or a new start.
+
+        A lesion starts anew if it would now start from something else than it did (other weights, another proposal), unless
+        the request goes on from clicks on it.
+        """
+        digest, client, text = key
+        shape = tuple(encoded.scan.shape[1:])
+        if options.reset or given is not None:
+            self.histories.drop(key)
+        history = self.histories.get(key)
+        origin = self._origin(encoded, options) if text else self.histories.proposal(digest, client)
+        if history is not None and history.shape == shape:
+            same = origin in ("", history.origin)  # empty: since a restart, nothing was proposed
+            if same or options.undo or history.knows(clicks):
+                return history
+        history = History(shape, origin=origin)
+        history.add((), given if given is not None else self._start(digest, encoded, options, text))
+        return history
+
+    def _origin(self, encoded: EncodedScan, options: RefineOptions) -> str:
+        """What makes the mask that a text stands for: method, weights, modality."""
+        weights = self.engine.model(options.method, options.version).weights_sha256
+        return f"{options.method} {weights} {encoded.modality}"
+
     def _note(
         self, digest: str, options: RefineOptions, text: str, history: History, encoded: EncodedScan, uploaded: bool
     ) -> None:
@@ -137,12 +162,16 @@ class TumorRefine(InferTask):
             return
         start, clicks = unpack(history.steps[0].mask, history.shape), history.steps[-1].clicks
         voxel_ml = abs(float(torch.linalg.det(encoded.scan.affine[:3, :3].double()))) / 1000
-        facts = {"modality": encoded.modality, "proposed_ml": round(float(start.sum()) * voxel_ml, 3)}
+        facts = {
+            "modality": encoded.modality,
+            "affine": encoded.scan.affine,
+            "proposed_ml": round(float(start.sum()) * voxel_ml, 3),
+        }
         if uploaded or not text:
             facts["method"] = "uploaded mask" if uploaded else "clicks"
         else:
-            weights = self.engine.model(options.method, options.version).weights_sha256
-            facts |= {"method": options.method, "weights_sha256": weights}
+            made_by = (history.origin or self._origin(encoded, options)).split()
+            facts |= dict(zip(("method", "weights_sha256"), made_by, strict=False))
         refined_by = self._refiner.weights_sha256 if self._refiner is not None else ""
         self.ledger.clicked(digest, options.client_id, text, start, clicks, refined_by, **facts)
 
@@ -166,17 +195,15 @@ class TumorRefine(InferTask):
         name = " ".join(name.split())
         return "" if UNNAMED.fullmatch(name) else name
 
-    def _uploaded(self, label: str, shape: tuple[int, ...]) -> Tensor | None:
+    def _uploaded(self, label: str, scan: MetaTensor) -> Tensor | None:
         """A mask that came with the request, (X, Y, Z) bool."""
         if not _is_file(label):
             return None
         try:
-            mask = read_scan(self.engine.image_path(label), labels=True)[0] > 0
+            mask = on_grid(read_scan(self.engine.image_path(label), labels=True), scan.affine, scan.shape[1:])
         except ScanError as error:
             raise refuse(str(error), 422) from None
-        if tuple(mask.shape) != shape:
-            raise refuse(f"the mask has {tuple(mask.shape)} voxels and the scan {shape}: save it on the scan's grid")
-        return torch.as_tensor(mask).as_subclass(Tensor)
+        return mask.as_tensor()[0] > 0
 
     def _start(self, digest: str, encoded: EncodedScan, options: RefineOptions, text: str) -> Tensor:
         """The mask to start from, (X, Y, Z) bool."""
@@ -208,4 +235,4 @@ def clicks_of(options: RefineOptions) -> tuple[Click, ...]:
 
 def _is_file(label: str) -> bool:
     """MONAI Label puts the path of an uploaded mask where a viewer puts the segment's name."""
-    return label.startswith("/") and Path(label).is_file()
+    return label.startswith("/") and os.path.isfile(label)  # pathlib's would not bear a name that is too long

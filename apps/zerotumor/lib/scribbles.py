@@ -6,14 +6,18 @@ equations 5 and 7, as MONAI Label implements them.
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 from monai.data import MetaTensor
 from monai.transforms import Lambdad
 from monai.utils import convert_to_dst_type
 from monailabel.scribbles.infer import HistogramBasedGraphCut
 
 from zerotumor.errors import ScanError
+from zerotumor.grids import on_grid
 from zerotumor.transforms import ModalityError, decide_modality, normalize
-from zerotumor.volumes import read_scan
+from zerotumor.volumes import read_scan, write_mask
 
 from .engine import Engine
 from .options import Options, checked, refuse
@@ -38,16 +42,18 @@ class Scribbles(HistogramBasedGraphCut):
         options = checked(Options, request)
         image, label = (str(self.engine.image_path(request.get(k))) for k in ("image", "label"))
         try:
-            scan, scribbles = read_scan(image), read_scan(label, labels=True)
+            scan, given = read_scan(image), read_scan(label, labels=True)
             modality = decide_modality(scan, user=options.stated_modality)
+            scribbles = on_grid(given, scan.affine, scan.shape[1:], "the scribbles")
         except (ScanError, ModalityError) as error:
             raise refuse(str(error), 422) from None
-        if scribbles.shape != scan.shape:
-            raise refuse("the scribbles do not lie on the scan's grid: draw them on this scan", 422)
         drawn = set(scribbles.unique().int().tolist())
         if self.scribbles_fg_label not in drawn or not (self.scribbles_bg_label in drawn or request.get("roi")):
             raise refuse("draw at least one scribble inside the lesion, and one outside or a region of interest")
-        return super().__call__({**request, "image": image, "label": label, "modality": modality})
+        with tempfile.TemporaryDirectory() as folder:  # MONAI Label reads them from a file, and looks at voxels alone
+            label = Path(folder) / "scribbles.nii.gz"
+            write_mask(scribbles.as_tensor()[0], scan.affine, label)
+            return super().__call__({**request, "image": image, "label": str(label), "modality": modality})
 
     def pre_transforms(self, data: dict) -> list:
         """As MONAI Label's, with the methods' intensities in place of a window of Hounsfield units."""

@@ -141,7 +141,8 @@ class Tumor(InferTask):
         if self.ledger is not None:
             made_by = {"method": options.method, "weights_sha256": model.weights_sha256, "modality": encoded.modality}
             volume = round(sum(e["volume_ml"] for e in entries), 3)
-            self.ledger.propose(asked.digest, options.client_id, text, union, proposed_ml=volume, **made_by)
+            made_by |= {"affine": encoded.scan.affine, "proposed_ml": volume}
+            self.ledger.propose(asked.digest, options.client_id, text, union, **made_by)
         segmented = time.perf_counter()
         if options.map:
             file = answers.write_values(maps[options.map], encoded.scan, options)
