@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .annotation import LabelError, check_label
 from .errors import ScanError
+from .label_numbers import own_number
 from .prompts import PromptError, parse
 from .transforms import MODALITIES, ModalityError, decide_modality
 from .volumes import read_scan, write_json, write_mask, write_scan
@@ -111,28 +112,54 @@ def names_of(values: Sequence[int], info: dict) -> dict[int, str]:
     """Name of each label value: by the segments that the client named, else the prompt, else "lesion".
 
     Names that are words for a known kind become that kind's: "hepatic tumor" and "liver tumor" are one class.
+
+    Raises:
+        LabelError: several kinds were asked for at once, and nothing says which of them a value is.
     """
     given = info.get("label_info")
     items = [n for n in given if isinstance(n, dict)] if isinstance(given, list) else []
     said = {int(n["idx"]): str(n.get("name") or "") for n in items if str(n.get("idx", "")).isdigit()}
-    prompt = info.get("prompt") if len(values) == 1 and isinstance(info.get("prompt"), str) else ""
-    out = {}
+    prompt = info.get("prompt") if isinstance(info.get("prompt"), str) else ""
+    alone, out = len(values) == 1, {}
     for value in values:
         # The segment "Segment_1" says nothing: then the prompt is all that is known.
         name = said.get(value, "")
         known = not re.fullmatch(r"(segment|segmentation|label|mask|lesion)?[\s_-]*\d*", name, re.IGNORECASE)
-        out[value] = concept(name if known else prompt or "") or (LESION if len(values) == 1 else f"{LESION} {value}")
+        text = name if known else prompt
+        # One of several values may be anything, unless the text names several things that have numbers.
+        meant = _meant(text, value) if known or alone or len(kinds(text)) > 1 else ""
+        out[value] = meant or (LESION if alone else f"{LESION} {value}")
     return out
 
 
-def concept(text: str) -> str:
-    """The known kind that a text names, else the text in lower case."""
+def _meant(text: str, value: int) -> str:
+    """The kind that a label value shows of those that a text names; empty if it names none.
+
+    Of several kinds, the number tells which one the server painted. The free numbers tell nothing: 1 is what every client
+    begins with.
+    """
+    named = kinds(text)
+    if len(named) <= 1:
+        return next(iter(named), "")
+    name = next((kind for kind, number in named.items() if number == value), None)
+    if name is None:
+        raise LabelError(
+            f"{text!r} names several lesions, and nothing says which of them label {value} is: save it with the names of "
+            "its segments (label_info), or with a prompt for this one alone"
+        )
+    return name
+
+
+def kinds(text: str) -> dict[str, int | None]:
+    """The known kinds that a text names, each once, and their own numbers; what is no known kind is itself in lower case."""
     try:
         prompts = parse(text) if text.strip() else []
     except PromptError:
-        prompts = []
-    if len(prompts) == 1 and prompts[0].lesion:
-        return prompts[0].lesion
+        return {_plain(text): None}
+    return {prompt.lesion or _plain(prompt.text): own_number(prompt) for prompt in prompts}
+
+
+def _plain(text: str) -> str:
     return " ".join(text.lower().split())
 
 

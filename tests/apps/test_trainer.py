@@ -18,6 +18,7 @@ from lib.tumor import Tumor
 
 from zerotumor.adaptation import Adapted
 from zerotumor.held_out import HeldOut
+from zerotumor.label_numbers import LABELS
 from zerotumor.learning import EPOCH, learn
 from zerotumor.segmenter import METHODS, build, save
 from zerotumor.text import load_text_encoder
@@ -201,6 +202,16 @@ def test_segments_without_names_are_no_prompts(task, store, tmp_path):
     reply = task({**OPTIONS, "version": "one"}, store)
     assert reply["learned_from"] == {"liver tumor CT": ["b"], "kidney cyst CT": ["b"]}
     assert "nothing says" in reply["refused"]["a"]
+
+
+@pytest.mark.usefixtures("one_is_enough")
+def test_a_label_of_one_lesion_is_never_learned_as_another(task, store, tmp_path):
+    both = "renal cyst; liver tumor"
+    annotate(store, tmp_path, "a", BALL * LABELS["liver tumor"], prompt=both)
+    annotate(store, tmp_path, "b", prompt=both)
+    reply = task({**OPTIONS, "version": "one"}, store)
+    assert reply["learned_from"] == {"liver tumor CT": ["a"]}
+    assert "names several lesions" in reply["refused"]["b"]
 
 
 def test_nothing_to_learn_from_is_the_clients_error(task, store, tmp_path):

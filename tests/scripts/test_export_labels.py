@@ -11,8 +11,10 @@ from make_files import ct_values
 from monai.data import load_decathlon_datalist
 from typer.testing import CliRunner
 
-from zerotumor.annotated import annotations, concept, names_of
+from zerotumor.annotated import annotations, kinds, names_of
+from zerotumor.annotation import LabelError
 from zerotumor.errors import ScanError
+from zerotumor.label_numbers import LABELS
 
 app = typer.Typer()
 app.command()(export_labels.main)
@@ -130,7 +132,27 @@ def test_other_folders_and_damaged_ones(tmp_path):
 
 
 def test_names_of_labels():
-    assert concept("Hepatic  Tumour") == "liver tumor" and concept("Odd Thing") == "odd thing" and concept("") == ""
-    assert names_of([2], {"prompt": "RCC"}) == {2: concept("RCC")}
+    assert (
+        set(kinds("Hepatic  Tumour")) == {"liver tumor"} and set(kinds("Odd Thing")) == {"odd thing"} and not kinds("")
+    )
+    assert names_of([2], {"prompt": "RCC"}) == {2: next(iter(kinds("RCC")))}
     assert names_of([1, 2], {"prompt": "RCC"}) == {1: "lesion 1", 2: "lesion 2"}, "which of them is it?"
     assert names_of([1], {"label_info": "damaged", "prompt": 3}) == {1: "lesion"}
+
+
+def test_of_several_lesions_the_number_says_which_one_it_is():
+    both = {"prompt": "renal cyst; Liver tumor"}
+    cyst, liver = LABELS["kidney cyst"], LABELS["liver tumor"]
+    assert names_of([liver], both) == {liver: "liver tumor"} and names_of([cyst], both) == {cyst: "kidney cyst"}
+    assert names_of([cyst, liver], both) == {cyst: "kidney cyst", liver: "liver tumor"}
+    assert names_of([1], {"prompt": "liver tumor; hepatic tumor"}) == {1: "liver tumor"}, "they are one"
+    assert names_of([1], {**both, "label_info": [{"idx": 1, "name": "lipoma"}]}) == {1: "lipoma"}
+    for values, info in (
+        ([1], both),
+        ([LABELS["lipoma"]], both),
+        ([1, 2], both),
+        ([1], {"prompt": "odd thing; liver tumor"}),
+        ([1], {"label_info": [{"idx": 1, "name": "renal cyst; liver tumor"}]}),
+    ):
+        with pytest.raises(LabelError, match=f"which of them label {values[0]} is: save it with the names"):
+            names_of(values, info)

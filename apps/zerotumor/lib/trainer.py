@@ -227,7 +227,8 @@ def prompts_of(label: Checked, model: Segmenter) -> list[tuple[int, Prompt]]:
     for value, name in label.names.items():
         if re.fullmatch(rf"{LESION}( \d+)?", name):  # what `names_of` calls those of which nothing is known
             raise LabelError("nothing says what the label shows: save it with a prompt, or name its segment")
-        out.append((value, parse(name, modality=label.modality, encoder=model.encoder)[0]))
+        (prompt,) = parse(name, modality=label.modality, encoder=model.encoder)
+        out.append((value, prompt))
     return out
 
 
