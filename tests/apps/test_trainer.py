@@ -145,6 +145,23 @@ def test_one_scan_of_a_text_waits_for_another(task, store, tmp_path):
     assert reply["refused"] == {"c": "1 scan with 'kidney cyst' in CT is too few to learn from: correct another"}
 
 
+def test_two_lesions_of_one_name_are_one_scan_and_one_mask(task, store, tmp_path, monkeypatch):
+    """Else each would be background where the other is learned, and be left out of what learns from the other."""
+    two = BALL * np.where(np.arange(32) < 16, 1, 2)
+    names = [{"name": "liver tumor", "idx": 1}, {"name": "hepatic tumor", "idx": 2}]
+    annotate(store, tmp_path, "a", two, label_info=names)
+    with pytest.raises(HTTPException, match="a: 1 scan with 'liver tumor' in CT is too few"):
+        task({**OPTIONS, "version": "one"}, store)
+    annotate(store, tmp_path, "b", two, label_info=names)
+    annotate(store, tmp_path, "c", prompt="liver tumor")
+    seen = []
+    monkeypatch.setattr(trainer, "learn", lambda *a, **k: seen.extend(a[3]) or learn(*a, **k))
+    reply = task({**OPTIONS, "version": "one"}, store)
+    assert reply["learned_from"] == {"liver tumor CT": ["a", "b", "c"]}
+    assert [one.name for one in seen] == ["a", "b", "c"]
+    assert float(seen[0].truth.sum()) == float(seen[1].truth.sum()) == pytest.approx(float(seen[2].truth.sum()))
+
+
 @pytest.mark.usefixtures("one_is_enough")
 def test_a_second_training_keeps_what_others_were_learned_for(task, store, tmp_path):
     annotate(store, tmp_path, "a", prompt="liver tumor")

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import torch
 from fastapi import HTTPException
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.train import TrainTask
@@ -92,7 +93,7 @@ class TrainTumor(TrainTask):
             )
         model = self.engine.model(method)
         groups, refused = self._examples(model, method, options, datastore)
-        few = {key: some for key, some in groups.items() if len(some) < FEWEST}
+        few = {key: some for key, some in groups.items() if len({one.name for one in some}) < FEWEST}
         for (prompt, modality), some in few.items():
             why = f"{len(some)} scan with {prompt.text!r} in {modality} is too few to learn from: correct another"
             refused |= dict.fromkeys((one.name for one in some), why)
@@ -169,11 +170,12 @@ class TrainTumor(TrainTask):
         for annotation in saved(datastore):
             try:
                 label = checked(annotation)
-                for value, prompt in prompts_of(label, model):
+                for prompt, values in prompts_of(label, model).items():
                     if only is not None and prompt.name != only:
                         continue
                     _, encoded, _ = self.engine.encoded(annotation.image, method, label.modality)
-                    one = example(model, encoded, prompt, label.labels() == value, annotation.id)
+                    mask = torch.isin(label.labels(), torch.tensor(values, dtype=torch.uint8))
+                    one = example(model, encoded, prompt, mask, annotation.id)
                     groups.setdefault((prompt, label.modality), []).append(one)
             except (LabelError, ScanError, ModalityError, PromptError) as error:
                 refused[annotation.id] = str(error)
@@ -217,18 +219,18 @@ def saved(datastore: Datastore) -> Iterator[Annotation]:
         )
 
 
-def prompts_of(label: Checked, model: Segmenter) -> list[tuple[int, Prompt]]:
-    """Label values and what each was asked for by.
+def prompts_of(label: Checked, model: Segmenter) -> dict[Prompt, list[int]]:
+    """What was asked for, and the label values that show it: lesions of one name are one mask, and a scan counts once.
 
     Raises:
         LabelError: nobody said what it is. PromptError: what was said is no prompt.
     """
-    out = []
+    out: dict[Prompt, list[int]] = {}
     for value, name in label.names.items():
         if re.fullmatch(rf"{LESION}( \d+)?", name):  # what `names_of` calls those of which nothing is known
             raise LabelError("nothing says what the label shows: save it with a prompt, or name its segment")
         (prompt,) = parse(name, modality=label.modality, encoder=model.encoder)
-        out.append((value, prompt))
+        out.setdefault(prompt, []).append(value)
     return out
 
 
