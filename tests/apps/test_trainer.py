@@ -194,6 +194,13 @@ def test_only_labels_of_a_prompt_that_is_asked_for(task, store, tmp_path):
     annotate(store, tmp_path, "b", prompt="kidney cyst")
     reply = task({**OPTIONS, "version": "one", "prompt": "hepatic tumor"}, store)
     assert reply["learned_from"] == {"liver tumor CT": ["a"]}
+    annotate(store, tmp_path, "c", prompt="Exophytic  Mass")
+    reply = task({**OPTIONS, "version": "two", "prompt": "Exophytic  Mass; renal cyst"}, store)
+    assert reply["learned_from"] == {
+        "liver tumor CT": ["a"], "kidney cyst CT": ["b"], "exophytic mass CT": ["c"]
+    }  # fmt: skip
+    with pytest.raises(HTTPException, match="no label to learn from"):
+        task({**OPTIONS, "version": "three", "prompt": "meningioma"}, store)
 
 
 @pytest.mark.usefixtures("one_is_enough")

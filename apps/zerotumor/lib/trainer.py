@@ -19,7 +19,7 @@ from monailabel.interfaces.tasks.train import TrainTask
 from pydantic import BaseModel, ConfigDict, Field
 
 from zerotumor.adaptation import EVERYWHERE, Adapted, Adapter
-from zerotumor.annotated import LESION, Annotation, Checked, checked
+from zerotumor.annotated import LESION, Annotation, Checked, checked, kinds
 from zerotumor.annotation import LabelError
 from zerotumor.errors import ScanError
 from zerotumor.held_out import HeldOut, leave_one_out, means, scope
@@ -42,7 +42,7 @@ class TrainOptions(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    prompt: str = Field("", max_length=300)  # only labels of this text; default: of all
+    prompt: str = Field("", max_length=300)  # only labels of this text, or of these, with ';' between; default: of all
     version: str = Field("", max_length=60)  # name of the new one; default: date and time
     steps: int = Field(STEPS, ge=1, le=5000)
     replayed: int = Field(8, ge=0, le=200)  # phantoms beside the labels
@@ -166,12 +166,12 @@ class TrainTumor(TrainTask):
         """Examples by prompt and modality; and the labels that cannot be learned from, with the reason."""
         groups: dict[tuple[Prompt, str], list[Example]] = {}
         refused: dict[str, str] = {}
-        only = parse(options.prompt)[0].name if options.prompt else None
+        only = kinds(options.prompt)
         for annotation in saved(datastore):
             try:
                 label = checked(annotation)
                 for prompt, values in prompts_of(label, model).items():
-                    if only is not None and prompt.name != only:
+                    if only and prompt.name not in only:
                         continue
                     _, encoded, _ = self.engine.encoded(annotation.image, method, label.modality)
                     mask = torch.isin(label.labels(), torch.tensor(values, dtype=torch.uint8))
