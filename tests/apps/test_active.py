@@ -86,6 +86,15 @@ def test_what_was_scored_with_these_weights_is_not_scored_again(world):
     assert list(other["scored"]) == ["a"] and set(store.get_image_info("a")[KEY]) == {"liver tumor", "kidney cyst"}
 
 
+def test_scoring_some_scans_at_a_time_gets_to_the_end(world):
+    store, _, task = world
+    request = {"prompt": "kidney cyst", "modality": "CT", "passes": 0, "max_samples": 1}
+    replies = [UncertaintyScoring(task)(request, store) for _ in range(4)]
+    assert [list(r["scored"]) for r in replies] == [["a"], ["b"], ["c"], []], "the broken scan takes nobody's place"
+    assert replies[2]["skipped"] == ["a", "b"] and list(replies[2]["failed"]) == ["broken"]
+    assert list(UncertaintyScoring(task)({**request, "force": True}, store)["scored"]) == ["a"]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_strategy_answers_with_a_reason_and_skips_what_is_labeled(world, tmp_path, name):
     store, offered, _ = world

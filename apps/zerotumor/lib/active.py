@@ -60,7 +60,8 @@ class UncertaintyScoring(ScoringMethod):
     def __call__(self, request: dict, datastore: Datastore) -> dict:
         """A request (`prompt`, `method`, `modality`, `passes`, `max_samples`, `force`) -> what was scored, skipped, failed.
 
-        Scans with a final label are only looked at, so that `diversity` knows what is covered.
+        Scans with a final label are only looked at, so that `diversity` knows what is covered. `max_samples` counts scans
+        that are scored: those that are done or cannot be read never stand in the way of the rest.
         """
         prompt = prompt_of(request) or "tumor"
         waiting = sorted(datastore.get_unlabeled_images(DefaultLabelTag.FINAL))
@@ -69,11 +70,14 @@ class UncertaintyScoring(ScoringMethod):
         if request.get("method") in METHODS:  # in such a request MONAI Label writes the scoring's own name there
             options["method"] = request["method"]
         weights = current(self.tumor, options.get("method"))
+        limit = int(request.get("max_samples") or len(waiting))
         scored, skipped, failed = {}, [], {}
-        for image in [*waiting[: int(request.get("max_samples") or len(waiting))], *labeled]:
+        for image in [*waiting, *labeled]:
             known = datastore.get_image_info(image).get(KEY) or {}
             if not request.get("force") and known.get(prompt, {}).get("weights") == weights:
                 skipped.append(image)
+                continue
+            if image not in labeled and len(scored) >= limit:
                 continue
             looks = {"passes": 0} if image in labeled else {}
             try:
