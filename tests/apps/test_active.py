@@ -80,10 +80,40 @@ def test_a_score_says_value_parts_descriptor_and_weights(scored, world):
 
 def test_what_was_scored_with_these_weights_is_not_scored_again(world):
     store, _, task = world
-    again = UncertaintyScoring(task)({"prompt": "liver tumor", "modality": "CT"}, store)
+    again = UncertaintyScoring(task)({"prompt": "liver tumor", "modality": "CT", "passes": 1}, store)
     assert again["scored"] == {} and set(again["skipped"]) == set(IMAGES)
     other = UncertaintyScoring(task)({"prompt": "kidney cyst", "modality": "CT", "passes": 0, "max_samples": 1}, store)
     assert list(other["scored"]) == ["a"] and set(store.get_image_info("a")[KEY]) == {"liver tumor", "kidney cyst"}
+
+
+@pytest.mark.parametrize(
+    "other", [{"passes": 0}, {"modality": "auto"}, {"method": "zept"}, {"method": ["zept", "malenia"]}]
+)
+def test_what_was_scored_in_another_way_is_scored_again(world, other):
+    store, _, task = world
+    request = {"prompt": "liver tumor", "modality": "CT", "passes": 1, "max_samples": 1, **other}
+    assert list(UncertaintyScoring(task)(request, store)["scored"]) == ["a"]
+    assert "a" in UncertaintyScoring(task)(request, store)["skipped"]
+    assert store.get_image_info("a")[KEY]["liver tumor"]["method"] == ("zept" if "method" in other else "malenia")
+
+
+def test_a_look_at_a_labeled_scan_is_no_score_once_the_label_is_gone(world, tmp_path):
+    store, offered, task = world
+    request = {"prompt": "kidney cyst", "modality": "CT", "passes": 1}
+    annotate(store, "a", tmp_path)
+    assert list(UncertaintyScoring(task)(request, store)["scored"]) == ["b", "c"]
+    annotate(store, "b", tmp_path)
+    assert UncertaintyScoring(task)(request, store)["skipped"] == ["c", "a", "b"], "a score is as good as a look"
+    store.remove_label("a", "final")
+    reply = offered["tumor_committee"]({"prompt": "kidney cyst"}, store)
+    assert [c["id"] for c in reply["ranking"]] == ["c"] and "2 not scored yet" in reply["reason"]
+    assert list(UncertaintyScoring(task)(request, store)["scored"]) == ["a"]
+    assert store.get_image_info("a")[KEY]["kidney cyst"]["disagreement_ml"] is not None
+
+
+def test_options_out_of_range_are_refused_before_any_scan(world):
+    with pytest.raises(HTTPException, match="the option passes cannot be used"):
+        UncertaintyScoring(world[2])({"prompt": "liver tumor", "passes": 99}, world[0])
 
 
 def test_scoring_some_scans_at_a_time_gets_to_the_end(world):
@@ -143,6 +173,19 @@ def test_scores_of_other_weights_are_told_and_never_mixed(world, tmp_path):
     reply = offered["tumor_uncertainty"]({"prompt": "liver tumor"}, store)
     assert {c["id"] for c in reply["ranking"]} == {"a", "b"}, "the score of c is of the weights before"
     assert "other weights" not in reply["reason"]
+
+
+def test_scores_of_two_methods_are_never_mixed(world):
+    store, offered, task = world
+    UncertaintyScoring(task)({"prompt": "liver tumor", "modality": "CT", "method": "zept", "max_samples": 1}, store)
+    ranked = lambda **asked: offered["tumor_diversity"]({"prompt": "liver tumor", **asked}, store)  # noqa: E731
+    assert {c["id"] for c in ranked()["ranking"]} == {"b", "c"}
+    assert (
+        {c["id"] for c in ranked(method="zept")["ranking"]}
+        == {c["id"] for c in ranked(method=["zept"])["ranking"]}
+        == {"a"}
+    )
+    assert "other weights" not in ranked(method="zept")["reason"]
 
 
 def test_the_committees_reason_is_milliliters(world):
