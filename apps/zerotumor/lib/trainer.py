@@ -27,7 +27,7 @@ from zerotumor.learning import FEWEST, STEPS, Example, example, learn, replay
 from zerotumor.prompts import Prompt, PromptError, parse
 from zerotumor.segmenter import Segmenter
 from zerotumor.transforms import ModalityError
-from zerotumor.versions import FILE, save_version, versions_of
+from zerotumor.versions import RECORD, save_version, versions_of
 
 from .engine import LATEST, STARTER, Engine
 from .options import checked as checked_options
@@ -235,4 +235,4 @@ def prompts_of(label: Checked, model: Segmenter) -> dict[Prompt, list[int]]:
 
 
 def _facts(version: Path) -> dict:
-    return json.loads((version / FILE).with_suffix(".json").read_text())
+    return json.loads((version / RECORD).read_text())
