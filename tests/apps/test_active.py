@@ -139,6 +139,14 @@ def test_every_strategy_answers_with_a_reason_and_skips_what_is_labeled(world, t
     assert offered[name]({"prompt": "liver tumor"}, store) is None
 
 
+@pytest.mark.parametrize("seed", [99999999999999999999999, "--5", "\u00b2", "one", [1]])
+def test_a_seed_that_is_no_number_is_the_clients_error(world, seed):
+    with pytest.raises(HTTPException, match="the option seed cannot be used") as error:
+        world[1]["random"]({"seed": seed}, world[0])
+    assert error.value.status_code == 400
+    assert all(world[1]["random"]({"seed": s}, world[0])["id"] for s in (5, "5", -5, "-5", None))
+
+
 def test_strategies_are_those_of_the_package():
     assert set(NAMES.values()) == set(STRATEGIES) == set(DESCRIPTIONS)
 

@@ -259,6 +259,7 @@ def test_nothing_to_learn_from_is_the_clients_error(task, store, tmp_path):
         ({"steps": 0}, "steps"),
         ({"replayed": 10**6}, "replayed"),
         ({"seed": "one"}, "seed"),
+        ({"seed": 10**22}, "seed"),
     ],
 )
 def test_options_that_cannot_be_are_refused(task, store, tmp_path, option, words):

@@ -12,6 +12,7 @@ from fastapi import HTTPException
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
+from pydantic import BaseModel, Field
 from torch import Tensor
 
 from zerotumor.metrics import dice
@@ -133,6 +134,12 @@ class DiceScoring(ScoringMethod):
         return {"dice": values, "mean": mean}
 
 
+class SampleOptions(BaseModel):
+    """What a client of a strategy may set, besides prompt and method."""
+
+    seed: int | None = Field(None, ge=-(2**31), lt=2**31)
+
+
 class Ranked(Strategy):
     """A ranking of the scans without a final label, from what is known of each for the prompt.
 
@@ -149,11 +156,15 @@ class Ranked(Strategy):
         scans are labeled.
 
         Scans that were not scored for the prompt come last. If none was, the first by name is it, and the reason says so.
+
+        Raises:
+            HTTPException: the seed is no whole number, or too large.
         """
         waiting = sorted(datastore.get_unlabeled_images(DefaultLabelTag.FINAL))
         if not waiting:
             return None
-        seed = int(request["seed"]) if str(request.get("seed", "")).lstrip("-").isdigit() else random.randrange(2**31)
+        seed = checked(SampleOptions, request).seed
+        seed = random.randrange(2**31) if seed is None else seed
         if self.name in ("random", "first"):
             return self._reply(rank(self.name, [Candidate(i) for i in waiting], seed=seed), "", [])
         records = {i: datastore.get_image_info(i).get(KEY) or {} for i in datastore.list_images()}

@@ -46,7 +46,7 @@ class TrainOptions(BaseModel):
     version: str = Field("", max_length=60)  # name of the new one; default: date and time
     steps: int = Field(STEPS, ge=1, le=5000)
     replayed: int = Field(8, ge=0, le=200)  # phantoms beside the labels
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**31)
     check: bool = True  # use what was learned only where corrected scans say so when they are left out
 
 
