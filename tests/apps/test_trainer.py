@@ -1,5 +1,7 @@
 """The trainer over a real MONAI Label datastore, with tiny seeded weights: what it learns from and what it keeps."""
 
+import shutil
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from zerotumor.label_numbers import LABELS
 from zerotumor.learning import EPOCH, learn
 from zerotumor.segmenter import METHODS, build, save
 from zerotumor.text import load_text_encoder
-from zerotumor.versions import SPEAKS
+from zerotumor.versions import RECORD, SPEAKS
 
 METHOD = "malenia"
 CONFIG = dict(channels=[4, 4, 8, 8, 8], mask_channels=4, heads=2, dim=8, tokens=2, patch=32, spacing=4.0)
@@ -277,6 +279,27 @@ def test_a_version_is_never_overwritten(task, store, tmp_path):
     with pytest.raises(HTTPException, match="a new name"):
         task({**OPTIONS, "version": "one", "seed": 1}, store)
     assert contents(tmp_path / "versions") == before
+
+
+@pytest.mark.usefixtures("one_is_enough")
+def test_a_name_that_was_freed_may_be_given_to_another_version(task, store, tmp_path):
+    annotate(store, tmp_path, "a", prompt="liver tumor")
+    task({**OPTIONS, "version": "one"}, store)
+    first = task.engine.model(METHOD, "one")
+    assert task.engine.model(METHOD, LATEST) is first, "a version is loaded once"
+    shutil.rmtree(tmp_path / "versions" / "one")
+    assert task.engine.latest(METHOD) == STARTER
+    task({**OPTIONS, "version": "one", "seed": 1}, store)
+    second = task.engine.model(METHOD, LATEST)
+    assert second.weights_sha256 == task.stats()[METHOD]["sha256"] != first.weights_sha256
+    assert not torch.equal(second.adapters[0].head[0].weight, first.adapters[0].head[0].weight)
+
+
+def test_a_damaged_record_is_no_end_of_the_others(task, tmp_path):
+    for name, text in {"one": "[]", "two": '{"base": {"method": "malenia", "sha256": "a"}, "created": null}'}.items():
+        (tmp_path / "versions" / name).mkdir(parents=True)
+        (tmp_path / "versions" / name / RECORD).write_text(text)
+    assert task.engine.latest(METHOD) == STARTER and task.stats() == {}
 
 
 class Stopped(Exception):
