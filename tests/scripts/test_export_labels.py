@@ -110,6 +110,29 @@ def test_nnunets_raw_folder(studies, tmp_path):
     assert np.array_equal(nib.load(merged / "labelsTr" / "one.nii.gz").get_fdata(), given > 0)
 
 
+def test_an_export_over_another_leaves_none_of_its_cases_and_all_that_is_not_ours(studies, tmp_path):
+    out = tmp_path / "raw"
+    options = ("--out", out, "--format", "nnunet", "--force")
+    run(studies, *options, code=1)
+    ct, index = out / "Dataset501_ZeroTumorct", studies / "datastore_v2.json"
+    (ct / "notes.txt").write_text("of a person")
+    stored = json.loads(index.read_text())
+    del stored["objects"]["one"]
+    index.write_text(json.dumps(stored))
+    run(studies, *options, code=1)
+    assert json.loads((ct / "dataset.json").read_text())["numTraining"] == 1
+    assert [f.name for f in (ct / "labelsTr").iterdir()] == ["two-words.nii.gz"]
+    assert [f.name for f in (ct / "imagesTr").iterdir()] == ["two-words_0000.nii.gz"]
+    assert (ct / "notes.txt").read_text() == "of a person"
+    (ct / "labelsTr" / "mine.nii.gz").write_bytes(b"by hand")
+    before = {f: f.read_bytes() for f in out.rglob("*") if f.is_file()}
+    assert "mine.nii.gz was not exported from here" in run(studies, *options, code=2)
+    assert {f: f.read_bytes() for f in out.rglob("*") if f.is_file()} == before
+    (ct / "labelsTr" / "mine.nii.gz").unlink()
+    (ct / "provenance.json").write_text("{")
+    assert "was not exported from here" in run(studies, *options, code=2), "then nobody knows whose it is"
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
