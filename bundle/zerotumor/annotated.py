@@ -120,12 +120,12 @@ def names_of(values: Sequence[int], info: dict) -> dict[int, str]:
     """
     given = info.get("label_info")
     items = [n for n in given if isinstance(n, dict)] if isinstance(given, list) else []
-    said = {int(n["idx"]): str(n.get("name") or "") for n in items if str(n.get("idx", "")).isdigit()}
+    said = {str(n.get("idx")): str(n.get("name") or "") for n in items}
     prompt = info.get("prompt") if isinstance(info.get("prompt"), str) else ""
     alone, out = len(values) == 1, {}
     for value in values:
         # The segment "Segment_1" says nothing: then the prompt is all that is known.
-        name = said.get(value, "")
+        name = said.get(str(value), "")
         known = not re.fullmatch(r"(segment|segmentation|label|mask|lesion)?[\s_-]*\d*", name, re.IGNORECASE)
         text = name if known else prompt
         # One of several values may be anything, unless the text names several things that have numbers.

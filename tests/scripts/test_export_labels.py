@@ -161,6 +161,9 @@ def test_names_of_labels():
     assert names_of([2], {"prompt": "RCC"}) == {2: next(iter(kinds("RCC")))}
     assert names_of([1, 2], {"prompt": "RCC"}) == {1: "lesion 1", 2: "lesion 2"}, "which of them is it?"
     assert names_of([1], {"label_info": "damaged", "prompt": 3}) == {1: "lesion"}
+    odd = [{"idx": idx, "name": "lipoma"} for idx in ("\u00b2", "9" * 5000, None, [2])]
+    assert names_of([2], {"label_info": odd, "prompt": "RCC"}) == names_of([2], {"prompt": "RCC"})
+    assert names_of([2], {"label_info": [*odd, {"idx": "2", "name": "liver tumor"}]}) == {2: "liver tumor"}
 
 
 def test_of_several_lesions_the_number_says_which_one_it_is():
