@@ -10,7 +10,7 @@ from lib.compat import import_without_torchvision
 
 import_without_torchvision()
 from fastapi import HTTPException
-from lib.active import DESCRIPTIONS, KEY, NAMES, UncertaintyScoring, strategies
+from lib.active import DESCRIPTIONS, KEY, NAMES, DiceScoring, UncertaintyScoring, strategies
 from lib.engine import Engine
 from lib.history import Histories
 from lib.store import Folder
@@ -64,10 +64,10 @@ def world(scored, tmp_path):
     return Folder(str(tmp_path / "studies")), strategies(task), task
 
 
-def annotate(store, image, tmp_path):
+def annotate(store, image, tmp_path, tag="final", affine=AFFINE):
     path = tmp_path / "label.nii.gz"
-    nib.save(nib.Nifti1Image(np.ones((32, 32, 32), np.uint8), AFFINE), path)
-    store.save_label(image, str(path), "final", {})
+    nib.save(nib.Nifti1Image(np.ones((32, 32, 32), np.uint8), affine), path)
+    store.save_label(image, str(path), tag, {})
 
 
 def test_a_score_says_value_parts_descriptor_and_weights(scored, world):
@@ -203,6 +203,15 @@ def test_the_committees_reason_is_milliliters(world):
         store.update_image_info(image, {KEY: {"liver tumor": {**known, "disagreement_ml": ml}}})
     reply = offered["tumor_committee"]({"prompt": "liver tumor"}, store)
     assert reply["id"] == "b" and "disagree on 12.0 ml" in reply["reason"]
+
+
+def test_dice_of_labels_on_one_grid_alone(world, tmp_path):
+    store = world[0]
+    for image in IMAGES:
+        annotate(store, image, tmp_path)
+        annotate(store, image, tmp_path, "original", AFFINE if image == "a" else AFFINE * np.array([-1, 1, 1, 1]))
+    assert DiceScoring()({}, store) == {"dice": {"a": 1.0}, "mean": 1.0}
+    assert "dice" not in store.get_label_info("b", "original")
 
 
 def test_the_task_returns_doubts_and_their_map(world, tmp_path):

@@ -15,6 +15,7 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from pydantic import BaseModel, Field
 from torch import Tensor
 
+from zerotumor.annotation import shift_mm
 from zerotumor.metrics import dice
 from zerotumor.segmenter import METHODS
 from zerotumor.selection import Candidate, descriptor, rank
@@ -112,7 +113,7 @@ class UncertaintyScoring(ScoringMethod):
 
 
 class DiceScoring(ScoringMethod):
-    """Dice of what the model proposed against what the annotator saved, of every scan that has both."""
+    """Dice of what the model proposed against what the annotator saved, of every scan that has both on one grid."""
 
     def __init__(self) -> None:
         super().__init__("Dice of original against final labels")
@@ -126,9 +127,9 @@ class DiceScoring(ScoringMethod):
             if not all(labels):
                 continue
             paths = [datastore.get_label_uri(label, tag) for label, tag in zip(labels, (truth, proposed), strict=True)]
-            masks = [read_scan(path, labels=True)[0] > 0 for path in paths]
-            if masks[0].shape == masks[1].shape:
-                values[image] = float(dice(masks[1], masks[0]))
+            drawn, made = (read_scan(path, labels=True) for path in paths)
+            if drawn.shape == made.shape and shift_mm(made, drawn) is None:  # else voxels do not lie on one another
+                values[image] = float(dice(made[0] > 0, drawn[0] > 0))
                 datastore.update_label_info(labels[1], proposed, {"dice": values[image]})
         mean = sum(values.values()) / len(values) if values else None
         return {"dice": values, "mean": mean}
