@@ -45,6 +45,16 @@ def test_bad_masks_are_refused(scan, slices, words):
         check_label(box(scan, *slices), scan)
 
 
+@pytest.mark.parametrize("value", [256, 257, -1])
+def test_values_that_eight_bits_do_not_hold_are_refused(scan, value):
+    mask = box(scan, slice(6, 9), slice(6, 9), slice(4, 8))
+    mask[0, 6, 6, 4] = value
+    with pytest.raises(LabelError, match="number its lesions from 1 to 255"):
+        check_label(mask, scan)
+    mask[0, 6, 6, 4] = 255
+    check_label(mask, scan)
+
+
 def test_other_grids_are_refused(scan):
     good = box(scan, slice(6, 9), slice(6, 9), slice(4, 8))
     with pytest.raises(LabelError, match="draw it on this scan"):

@@ -5,6 +5,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
+from zerotumor import learning
 from zerotumor.adaptation import EMPTY, EVERYWHERE, feature_count
 from zerotumor.annotation import LabelError
 from zerotumor.held_out import HeldOut, leave_one_out, means, scope, soft_dice
@@ -95,6 +96,41 @@ def test_a_stopped_run_goes_on_from_its_checkpoint(model, sarcoma, tmp_path):
     adapter = learn(model, sarcoma, "CT", examples(2), checkpoints=tmp_path, progress=lambda k, total: epochs.append(k))
     assert epochs[:2] == [1, 2] and epochs[2] > 1 and epochs[-1] == 4 and len(epochs) < 6
     assert dice_of(adapter, examples(3)[-1]) > 0.85
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", {"network": {}}])
+def test_a_run_with_a_damaged_checkpoint_starts_anew(model, sarcoma, tmp_path, content, caplog):
+    path, epochs = tmp_path / "checkpoint_epoch=3.pt", []
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    options = {"steps": 2 * EPOCH, "checkpoints": tmp_path, "progress": lambda k, total: epochs.append((k, total))}
+    adapter = learn(model, sarcoma, "CT", examples(2), **options)
+    assert epochs == [(1, 2), (2, 2)] and "starts anew" in caplog.text and not path.exists()
+    untouched = learn(model, sarcoma, "CT", examples(2), steps=2 * EPOCH)
+    assert all(torch.equal(a, b) for a, b in zip(adapter.parameters(), untouched.parameters(), strict=True))
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """Steps of training so far."""
+    steps, loss = [], learning._Loss.__call__
+    monkeypatch.setattr(learning._Loss, "__call__", lambda *a: steps.append(1) or loss(*a))
+    return steps
+
+
+@pytest.mark.parametrize("steps", [1, EPOCH - 1, EPOCH, EPOCH + 10, 2 * EPOCH])
+def test_it_takes_the_steps_that_are_asked_for(model, sarcoma, taken, steps):
+    learn(model, sarcoma, "CT", examples(2), steps=steps)
+    assert len(taken) == steps
+
+
+@pytest.mark.parametrize("steps", [2 * EPOCH, 2 * EPOCH + 5])
+def test_what_was_learned_to_a_checkpoint_is_not_learned_again(model, sarcoma, tmp_path, taken, steps):
+    options = {"steps": steps, "checkpoints": tmp_path}
+    whole = learn(model, sarcoma, "CT", examples(2), **options)
+    again = learn(model, sarcoma, "CT", examples(2), **options)
+    assert len(taken) == steps + steps % EPOCH
+    if steps % EPOCH == 0:
+        assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("count", [0, 1])

@@ -147,6 +147,9 @@ def test_a_prompt_that_means_one_side_is_not_mirrored_across_it():
     assert mirror_axes(parse("kidney tumor")) == (0, 1, 2)
     assert mirror_axes(parse("left kidney tumor")) == (1, 2)
     assert mirror_axes(parse("liver tumor; cyst in the right kidney")) == (1, 2)
+    for text in ("left-sided colon mass", "LEFT mass", "lesion (left)", "left/lower lobe mass", "right_sided mass"):
+        assert mirror_axes(parse(text)) == (1, 2), text
+    assert mirror_axes(parse("bright mass")) == mirror_axes(parse("cleft lesion")) == (0, 1, 2)
 
 
 def test_calibration_learns_how_often_what_was_said_was_so(tmp_path):

@@ -58,6 +58,16 @@ def test_a_version_of_other_weights_or_a_tampered_one_is_refused(model, version)
         load_version(model, folder)
 
 
+@pytest.mark.parametrize(
+    "adapters", [[{}], [3], [{"prompt": "tumor", "lesion": None, "modality": "CT", "features": "x"}]]
+)
+def test_a_version_whose_adapters_are_not_described_is_refused(model, version, adapters):
+    record = (version[0] / FILE).with_suffix(".json")
+    record.write_text(json.dumps({**json.loads(record.read_text()), "adapters": adapters}))
+    with pytest.raises(WeightsError, match="first is damaged .*restore it, or remove its folder"):
+        load_version(model, version[0])
+
+
 def test_versions_by_age_method_and_weights(model, version, tmp_path):
     folder, adapter = version
     record = (folder / FILE).with_suffix(".json")
@@ -69,8 +79,12 @@ def test_versions_by_age_method_and_weights(model, version, tmp_path):
     ):
         (tmp_path / name).mkdir()
         (tmp_path / name / record.name).write_text(json.dumps({**content, "created": created, "base": base}))
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / record.name).write_text("{")
+    damaged = [[], {**content, "created": None}, {**content, "base": "malenia"}, {**content, "adapters": None}]
+    for k, text in enumerate(["{", *map(json.dumps, damaged)]):
+        (tmp_path / f"broken{k}").mkdir()
+        (tmp_path / f"broken{k}" / record.name).write_text(text)
+        with pytest.raises(WeightsError, match=f"the record of version broken{k} is damaged"):
+            load_version(model, tmp_path / f"broken{k}")
     assert versions_of(tmp_path, "malenia") == ["older", "first", "other"]
     assert versions_of(tmp_path, "malenia", "a" * 64) == ["older", "first"]
     assert versions_of(tmp_path / "nowhere", "malenia") == []

@@ -18,11 +18,14 @@ from torch import Tensor
 
 from .annotation import LabelError, check_label
 from .errors import ScanError
+from .label_numbers import own_number
 from .prompts import PromptError, parse
 from .transforms import MODALITIES, ModalityError, decide_modality
 from .volumes import read_scan, write_json, write_mask, write_scan
 
 INDEX = "datastore_v2.json"
+ORIGINS = "provenance.json"
+"""In a dataset of nnU-Net: where each of its cases comes from."""
 LESION = "lesion"
 """Name of a label of which nothing is known, and of all together."""
 
@@ -111,28 +114,54 @@ def names_of(values: Sequence[int], info: dict) -> dict[int, str]:
     """Name of each label value: by the segments that the client named, else the prompt, else "lesion".
 
     Names that are words for a known kind become that kind's: "hepatic tumor" and "liver tumor" are one class.
+
+    Raises:
+        LabelError: several kinds were asked for at once, and nothing says which of them a value is.
     """
     given = info.get("label_info")
     items = [n for n in given if isinstance(n, dict)] if isinstance(given, list) else []
-    said = {int(n["idx"]): str(n.get("name") or "") for n in items if str(n.get("idx", "")).isdigit()}
-    prompt = info.get("prompt") if len(values) == 1 and isinstance(info.get("prompt"), str) else ""
-    out = {}
+    said = {str(n.get("idx")): str(n.get("name") or "") for n in items}
+    prompt = info.get("prompt") if isinstance(info.get("prompt"), str) else ""
+    alone, out = len(values) == 1, {}
     for value in values:
         # The segment "Segment_1" says nothing: then the prompt is all that is known.
-        name = said.get(value, "")
+        name = said.get(str(value), "")
         known = not re.fullmatch(r"(segment|segmentation|label|mask|lesion)?[\s_-]*\d*", name, re.IGNORECASE)
-        out[value] = concept(name if known else prompt or "") or (LESION if len(values) == 1 else f"{LESION} {value}")
+        text = name if known else prompt
+        # One of several values may be anything, unless the text names several things that have numbers.
+        meant = _meant(text, value) if known or alone or len(kinds(text)) > 1 else ""
+        out[value] = meant or (LESION if alone else f"{LESION} {value}")
     return out
 
 
-def concept(text: str) -> str:
-    """The known kind that a text names, else the text in lower case."""
+def _meant(text: str, value: int) -> str:
+    """The kind that a label value shows of those that a text names; empty if it names none.
+
+    Of several kinds, the number tells which one the server painted. The free numbers tell nothing: 1 is what every client
+    begins with.
+    """
+    named = kinds(text)
+    if len(named) <= 1:
+        return next(iter(named), "")
+    name = next((kind for kind, number in named.items() if number == value), None)
+    if name is None:
+        raise LabelError(
+            f"{text!r} names several lesions, and nothing says which of them label {value} is: save it with the names of "
+            "its segments (label_info), or with a prompt for this one alone"
+        )
+    return name
+
+
+def kinds(text: str) -> dict[str, int | None]:
+    """The known kinds that a text names, each once, and their own numbers; what is no known kind is itself in lower case."""
     try:
         prompts = parse(text) if text.strip() else []
     except PromptError:
-        prompts = []
-    if len(prompts) == 1 and prompts[0].lesion:
-        return prompts[0].lesion
+        return {_plain(text): None}
+    return {prompt.lesion or _plain(prompt.text): own_number(prompt) for prompt in prompts}
+
+
+def _plain(text: str) -> str:
     return " ".join(text.lower().split())
 
 
@@ -188,26 +217,48 @@ def as_nnunet(cases: Sequence[Checked], out: Path, number: int, name: str, merge
 
     Args:
         merge: one class "lesion" for all names.
+
+    Raises:
+        ScanError: a folder holds cases that no export has written; those of an earlier export go.
     """
-    sets, folders = by_modality(cases), []
-    for k, (modality, some) in enumerate(sets.items()):
-        suffix = modality.lower() if len(sets) > 1 else ""
-        folder = out / f"Dataset{number + k:03d}_{name}{suffix}"
+    sets = by_modality(cases)
+    targets = [out / f"Dataset{number + k:03d}_{name}{m.lower() if len(sets) > 1 else ''}" for k, m in enumerate(sets)]
+    for file in [file for folder in targets for file in _exported(folder)]:
+        file.unlink()
+    for folder, (modality, some) in zip(targets, sets.items(), strict=True):
         classes = [LESION] if merge else sorted({n for case in some for n in case.names.values()})
-        numbers, origins = {n: i for i, n in enumerate(classes, 1)}, {}
-        for case_name, case in named(some):
+        numbers, names = {n: i for i, n in enumerate(classes, 1)}, dict(named(some))
+        origins = {n: {key: c.annotation.info.get(key) for key in ("prompt", "provenance")} for n, c in names.items()}
+        write_json(origins, folder / ORIGINS)  # first: it says which files are ours, even if this is broken off
+        for case_name, case in names.items():
             scan, given = case.scan(), case.labels()
             labels = torch.zeros_like(given)
             for value, said in case.names.items():
                 labels[given == value] = numbers[LESION if merge else said]
             write_scan(scan, folder / "imagesTr" / f"{case_name}_0000.nii.gz")
             write_mask(labels, scan.affine, folder / "labelsTr" / f"{case_name}.nii.gz")
-            origins[case_name] = {key: case.annotation.info.get(key) for key in ("prompt", "provenance")}
         about = {"channel_names": {"0": modality}, "labels": {"background": 0, **numbers}, "numTraining": len(some)}
         write_json({**about, "file_ending": ".nii.gz"}, folder / "dataset.json")
-        write_json(origins, folder / "provenance.json")
-        folders.append(folder)
-    return folders
+    return targets
+
+
+def _exported(folder: Path) -> list[Path]:
+    """Cases that an earlier export has left in a dataset of nnU-Net: of other labels, they would be learned as these.
+
+    Raises:
+        ScanError: there are others, too.
+    """
+    found = [f for part in ("imagesTr", "labelsTr") for f in sorted((folder / part).glob("[!.]*"))]
+    try:
+        ours = json.loads((folder / ORIGINS).read_text()) if (folder / ORIGINS).is_file() else {}
+    except ValueError:
+        ours = {}
+    cases = ours if isinstance(ours, dict) else {}
+    known = {name for case in cases for name in (f"{case}_0000.nii.gz", f"{case}.nii.gz")}
+    others = [file for file in found if file.name not in known or not file.is_file()]
+    if others:
+        raise ScanError(f"{others[0]} was not exported from here: choose another --out or --number, or move it away")
+    return found
 
 
 def by_modality(cases: Sequence[Checked]) -> dict[str, list[Checked]]:
@@ -216,7 +267,7 @@ def by_modality(cases: Sequence[Checked]) -> dict[str, list[Checked]]:
 
 
 def named(cases: Sequence[Checked]) -> Iterator[tuple[str, Checked]]:
-    """Cases with names for files, each once."""
+    """Names for files, each once, and cases."""
     used: set[str] = set()
     for case in cases:
         name = case.case

@@ -16,6 +16,8 @@ MOST_OUTSIDE = 0.5
 """Share of a label outside the body from which it is taken to lie on another scan."""
 AIR_HU = -900.0
 """Below it is air around the body; the lungs are brighter."""
+MOST_LABELS = 255
+"""The largest number of a label: masks have eight bits."""
 EDGE = 128
 """Voxels of the coarse grid that the body is found on, along each axis at most."""
 
@@ -32,19 +34,26 @@ def check_label(mask: Tensor, scan: MetaTensor) -> None:
         scan: (1, X, Y, Z) as read.
 
     Raises:
-        LabelError: the label lies on another grid, is empty, covers most of the body, or lies outside of it.
+        LabelError: the label lies on another grid, has values that are no label numbers, is empty, covers most of the body,
+            or lies outside of it.
     """
-    inside = _plain(mask)
-    inside = (inside[0] if inside.ndim == 4 else inside) > 0
+    values = _plain(mask)
+    values = values[0] if values.ndim == 4 else values
+    inside = values > 0
     if tuple(inside.shape) != tuple(scan.shape[1:]):
         raise LabelError(
             f"the label has {tuple(inside.shape)} voxels and the scan {tuple(scan.shape[1:])}: draw it on this scan, or "
             "resample it to the scan's grid"
         )
-    shift = _shift_mm(mask, scan)
+    shift = shift_mm(mask, scan)
     if shift is not None:
         raise LabelError(
             f"the label's grid lies up to {shift:.1f} mm beside the scan's: export it with the geometry of this scan"
+        )
+    low, high = (float(v) for v in values.aminmax()) if values.numel() else (0.0, 0.0)
+    if low < 0 or high > MOST_LABELS:
+        raise LabelError(
+            f"the label has values from {low:g} to {high:g}: number its lesions from 1 to {MOST_LABELS}, the rest 0"
         )
     if not inside.any():
         raise LabelError("the label is empty: draw the lesion, or leave the scan out if there is none in it")
@@ -82,7 +91,7 @@ def body_of(scan: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
     return torch.from_numpy(filled), steps
 
 
-def _shift_mm(mask: Tensor, scan: MetaTensor) -> float | None:
+def shift_mm(mask: Tensor, scan: MetaTensor) -> float | None:
     """Largest distance between the corners of two grids, if it is more than half a voxel; None without a second affine."""
     if not isinstance(mask, MetaTensor):
         return None

@@ -7,6 +7,8 @@ the cross-entropy of phantoms, which are many and easy, at a lower weight.
 
 from __future__ import annotations
 
+import logging
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +41,7 @@ from .pipeline import EncodedScan, encode_scan
 from .prompts import Prompt
 from .segmenter import Segmenter
 
+logger = logging.getLogger(__name__)
 REPLAY_SEED = 6_500_000
 """Seeds of replayed phantoms; neither the starter weights' training nor any test draws from there."""
 REPLAY_WEIGHT = 0.3
@@ -190,12 +193,15 @@ def fit(
 ) -> Adapter:
     """`learn` from however few examples."""
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        network = _Trained(fresh(model, prompt, modality))
-        trainer = _trainer(network, examples, replayed, steps, learning_rate, checkpoints)
+        trainer = None
+        while trainer is None:  # again without a checkpoint that is damaged, which may have been loaded in part
+            torch.manual_seed(seed)
+            network = _Trained(fresh(model, prompt, modality))
+            trainer = _trainer(network, examples, replayed, steps, learning_rate, checkpoints)
         if progress is not None:
             trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda e: progress(e.state.epoch, e.state.max_epochs))
-        trainer.run()
+        if trainer.state.epoch < trainer.state.max_epochs:  # else it had been learned to the end
+            trainer.run()
     return network.adapter.eval()
 
 
@@ -228,8 +234,8 @@ def _trainer(
     steps: int,
     learning_rate: float,
     checkpoints: Path | None,
-) -> SupervisedTrainer:
-    """Every step sees all scans, at other places."""
+) -> SupervisedTrainer | None:
+    """Every step sees all scans, at other places; None if there was a damaged checkpoint, which is gone now."""
     groups = [{"params": network.adapter.head.parameters(), "weight_decay": 1e-2},
               {"params": [network.adapter.trust], "weight_decay": 0.0}]  # fmt: skip
     optimizer = torch.optim.AdamW(groups, learning_rate)
@@ -247,10 +253,23 @@ def _trainer(
         train_handlers=[LrScheduleHandler(schedule, print_lr=False, epoch_level=False)],
         decollate=False,
     )
+    if steps % EPOCH and steps > EPOCH:  # the last epoch is a shorter one
+        trainer.add_event_handler(Events.ITERATION_COMPLETED(once=steps), SupervisedTrainer.terminate)
     if checkpoints is not None:
         kept = {"network": network, "optimizer": optimizer, "schedule": schedule, "trainer": trainer}
-        CheckpointSaver(str(checkpoints), kept, save_interval=1, n_saved=1).attach(trainer)
         newest = sorted(Path(checkpoints).glob("checkpoint_epoch=*.pt"), key=lambda f: f.stat().st_mtime)
-        if newest:
-            CheckpointLoader(str(newest[-1]), kept, map_location="cpu").attach(trainer)
+        if newest and not _resumed(trainer, kept, newest[-1]):
+            return None
+        CheckpointSaver(str(checkpoints), kept, save_interval=1, n_saved=1).attach(trainer)
     return trainer
+
+
+def _resumed(trainer: SupervisedTrainer, kept: dict, checkpoint: Path) -> bool:
+    """Load a checkpoint; one that is damaged is deleted, since it would stop every run to come."""
+    try:
+        CheckpointLoader(str(checkpoint), kept, map_location="cpu")(trainer)
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
+        logger.warning(f"{checkpoint} is damaged, so training starts anew ({error})")
+        checkpoint.unlink()
+        return False
+    return True

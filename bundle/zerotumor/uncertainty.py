@@ -15,6 +15,7 @@ MONAI's `TestTimeAugmentation` would need every change of the scan to be inverti
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ from torch import Tensor
 
 from .calibration import Calibration, read
 from .inferer import OVERLAP, VolumeResult, segment_volume
+from .phrases import normalize
 from .pipeline import EncodedScan, encode_scan, to_grid
 from .prompts import Prompt, parse
 from .segmenter import Segmenter
@@ -37,6 +39,8 @@ SCALE, SHIFT, NOISE = 0.05, 0.02, 0.01
 """Half ranges of the factor and the offset on intensities in 0..1, and the noise's standard deviation."""
 NOVEL, CHANGED, SPLIT_ML = 0.4, 0.15, 1.0
 """What is worth a word in the reason: novelty, mutual information in bits, ml of disagreement."""
+
+SIDE = re.compile(r"\b(left|right)\b")
 
 
 @dataclass
@@ -171,10 +175,9 @@ def mirror_axes(prompts: Sequence[Prompt]) -> tuple[int, ...]:
     """
 
     def other(name: str) -> str:
-        side = {"left": "right", "right": "left"}
-        return " ".join(side.get(word, word) for word in name.split())
+        return SIDE.sub(lambda side: "right" if side[0] == "left" else "left", name)
 
-    sided = any({other(o) for o in p.organs} != set(p.organs) or other(p.text) != p.text for p in prompts)
+    sided = any({other(o) for o in p.organs} != set(p.organs) or SIDE.search(normalize(p.text)) for p in prompts)
     return (1, 2) if sided else (0, 1, 2)
 
 

@@ -8,6 +8,7 @@ from dataclasses import fields
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -16,6 +17,7 @@ from .segmenter import Segmenter, WeightsError, load_state, read_record, save_st
 
 logger = logging.getLogger(__name__)
 FILE = "adapters.pt"
+RECORD = str(Path(FILE).with_suffix(".json"))
 LEARNED = tuple(f.name for f in fields(Learned))
 SPEAKS = {EVERYWHERE: "all scans", EMPTY: "scans where the method finds nothing"}
 
@@ -39,7 +41,7 @@ def save_version(model: Adapted, folder: Path, *, method: str, **facts: object) 
         **facts,
     }
     save_state(model.adapters, folder / FILE, record)
-    (folder / "card.md").write_text(card(json.loads((folder / FILE).with_suffix(".json").read_text()), folder.name))
+    (folder / "card.md").write_text(card(json.loads((folder / RECORD).read_text()), folder.name))
     return folder
 
 
@@ -49,23 +51,48 @@ def versions_of(folder: Path, method: str, weights_sha256: str | None = None) ->
     A folder without a readable record is no version.
     """
     found = []
-    for path in Path(folder).glob(f"*/{Path(FILE).stem}.json"):
+    for path in Path(folder).glob(f"*/{RECORD}"):
         try:
-            state = path.stat()
-            base_method, base_sha256, created = _read_base(path, state.st_mtime_ns, state.st_size)
-        except (OSError, ValueError, KeyError) as error:
+            about = read_about(path.parent)
+        except (OSError, ValueError) as error:
             logger.warning(f"{path} is damaged and is ignored ({error})")
             continue
-        if base_method == method and weights_sha256 in (None, base_sha256):
-            found.append((created, path.parent.name))
+        if about.method == method and weights_sha256 in (None, about.base_sha256):
+            found.append((about.created, path.parent.name))
     return [name for _, name in sorted(found)]
 
 
+class About(NamedTuple):
+    """What tells a version from others."""
+
+    method: str
+    base_sha256: str  # of the method's weights
+    created: str
+    sha256: str  # of the adapters' file
+
+
+def read_about(folder: Path) -> About:
+    """What the record of a version says; a server asks at every request, so files are read once.
+
+    Raises:
+        OSError, ValueError: there is no record, or it is none of a version.
+    """
+    path = Path(folder) / RECORD
+    state = path.stat()
+    return _read_about(path, state.st_mtime_ns, state.st_size)
+
+
 @lru_cache(1024)
-def _read_base(path: Path, modified: int, size: int) -> tuple[str, str, str]:
-    """Method, hash of its weights, and time of a version; a server asks at every request, so files are read once."""
+def _read_about(path: Path, modified: int, size: int) -> About:
     record = json.loads(path.read_text())
-    return record["base"]["method"], record["base"]["sha256"], record["created"]
+    try:
+        about = About(record["base"]["method"], record["base"]["sha256"], record["created"], record["sha256"])
+        whole = isinstance(record["adapters"], list) and all(isinstance(said, str) for said in about)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"it lacks {error}") from None
+    if not whole:
+        raise ValueError("it is no record of a version")
+    return about
 
 
 def load_version(base: Segmenter, folder: Path) -> Adapted:
@@ -74,18 +101,23 @@ def load_version(base: Segmenter, folder: Path) -> Adapted:
     Raises:
         WeightsError: the version is damaged, or was learned on other weights of the method.
     """
-    path = Path(folder) / FILE
-    record = read_record(path, "adapters")
-    if record["base"]["sha256"] != base.weights_sha256:
-        raise WeightsError(
-            f"version {Path(folder).name} was learned on other weights of {record['base']['method']}: learn again"
+    path, name = Path(folder) / FILE, Path(folder).name
+    try:
+        about = read_about(folder)
+        if about.base_sha256 != base.weights_sha256:
+            raise WeightsError(f"version {name} was learned on other weights of {about.method}: learn again")
+        adapters = torch.nn.ModuleList(
+            Adapter(Learned(**{k: a[k] for k in LEARNED if k in a}), a["features"], torch.zeros(a["embedding"]))
+            for a in read_record(path, "adapters")["adapters"]
         )
-    adapters = torch.nn.ModuleList(
-        Adapter(Learned(**{k: a[k] for k in LEARNED if k in a}), a["features"], torch.zeros(a["embedding"]))
-        for a in record["adapters"]
-    )
+    except WeightsError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise WeightsError(
+            f"the record of version {name} is damaged ({error}): restore it, or remove its folder"
+        ) from error
     load_state(adapters, path)
-    return Adapted(base, list(adapters), Path(folder).name, record["sha256"])
+    return Adapted(base, list(adapters), name, about.sha256)
 
 
 def card(record: dict, version: str) -> str:

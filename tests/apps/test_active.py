@@ -10,7 +10,7 @@ from lib.compat import import_without_torchvision
 
 import_without_torchvision()
 from fastapi import HTTPException
-from lib.active import DESCRIPTIONS, KEY, NAMES, UncertaintyScoring, strategies
+from lib.active import DESCRIPTIONS, KEY, NAMES, DiceScoring, UncertaintyScoring, strategies
 from lib.engine import Engine
 from lib.history import Histories
 from lib.store import Folder
@@ -64,10 +64,10 @@ def world(scored, tmp_path):
     return Folder(str(tmp_path / "studies")), strategies(task), task
 
 
-def annotate(store, image, tmp_path):
+def annotate(store, image, tmp_path, tag="final", affine=AFFINE):
     path = tmp_path / "label.nii.gz"
-    nib.save(nib.Nifti1Image(np.ones((32, 32, 32), np.uint8), AFFINE), path)
-    store.save_label(image, str(path), "final", {})
+    nib.save(nib.Nifti1Image(np.ones((32, 32, 32), np.uint8), affine), path)
+    store.save_label(image, str(path), tag, {})
 
 
 def test_a_score_says_value_parts_descriptor_and_weights(scored, world):
@@ -80,10 +80,49 @@ def test_a_score_says_value_parts_descriptor_and_weights(scored, world):
 
 def test_what_was_scored_with_these_weights_is_not_scored_again(world):
     store, _, task = world
-    again = UncertaintyScoring(task)({"prompt": "liver tumor", "modality": "CT"}, store)
+    again = UncertaintyScoring(task)({"prompt": "liver tumor", "modality": "CT", "passes": 1}, store)
     assert again["scored"] == {} and set(again["skipped"]) == set(IMAGES)
     other = UncertaintyScoring(task)({"prompt": "kidney cyst", "modality": "CT", "passes": 0, "max_samples": 1}, store)
     assert list(other["scored"]) == ["a"] and set(store.get_image_info("a")[KEY]) == {"liver tumor", "kidney cyst"}
+
+
+@pytest.mark.parametrize(
+    "other", [{"passes": 0}, {"modality": "auto"}, {"method": "zept"}, {"method": ["zept", "malenia"]}]
+)
+def test_what_was_scored_in_another_way_is_scored_again(world, other):
+    store, _, task = world
+    request = {"prompt": "liver tumor", "modality": "CT", "passes": 1, "max_samples": 1, **other}
+    assert list(UncertaintyScoring(task)(request, store)["scored"]) == ["a"]
+    assert "a" in UncertaintyScoring(task)(request, store)["skipped"]
+    assert store.get_image_info("a")[KEY]["liver tumor"]["method"] == ("zept" if "method" in other else "malenia")
+
+
+def test_a_look_at_a_labeled_scan_is_no_score_once_the_label_is_gone(world, tmp_path):
+    store, offered, task = world
+    request = {"prompt": "kidney cyst", "modality": "CT", "passes": 1}
+    annotate(store, "a", tmp_path)
+    assert list(UncertaintyScoring(task)(request, store)["scored"]) == ["b", "c"]
+    annotate(store, "b", tmp_path)
+    assert UncertaintyScoring(task)(request, store)["skipped"] == ["c", "a", "b"], "a score is as good as a look"
+    store.remove_label("a", "final")
+    reply = offered["tumor_committee"]({"prompt": "kidney cyst"}, store)
+    assert [c["id"] for c in reply["ranking"]] == ["c"] and "2 not scored yet" in reply["reason"]
+    assert list(UncertaintyScoring(task)(request, store)["scored"]) == ["a"]
+    assert store.get_image_info("a")[KEY]["kidney cyst"]["disagreement_ml"] is not None
+
+
+def test_options_out_of_range_are_refused_before_any_scan(world):
+    with pytest.raises(HTTPException, match="the option passes cannot be used"):
+        UncertaintyScoring(world[2])({"prompt": "liver tumor", "passes": 99}, world[0])
+
+
+def test_scoring_some_scans_at_a_time_gets_to_the_end(world):
+    store, _, task = world
+    request = {"prompt": "kidney cyst", "modality": "CT", "passes": 0, "max_samples": 1}
+    replies = [UncertaintyScoring(task)(request, store) for _ in range(4)]
+    assert [list(r["scored"]) for r in replies] == [["a"], ["b"], ["c"], []], "the broken scan takes nobody's place"
+    assert replies[2]["skipped"] == ["a", "b"] and list(replies[2]["failed"]) == ["broken"]
+    assert list(UncertaintyScoring(task)({**request, "force": True}, store)["scored"]) == ["a"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -98,6 +137,14 @@ def test_every_strategy_answers_with_a_reason_and_skips_what_is_labeled(world, t
     for image in ("broken", *IMAGES):
         annotate(store, image, tmp_path)
     assert offered[name]({"prompt": "liver tumor"}, store) is None
+
+
+@pytest.mark.parametrize("seed", [99999999999999999999999, "--5", "\u00b2", "one", [1]])
+def test_a_seed_that_is_no_number_is_the_clients_error(world, seed):
+    with pytest.raises(HTTPException, match="the option seed cannot be used") as error:
+        world[1]["random"]({"seed": seed}, world[0])
+    assert error.value.status_code == 400
+    assert all(world[1]["random"]({"seed": s}, world[0])["id"] for s in (5, "5", -5, "-5", None))
 
 
 def test_strategies_are_those_of_the_package():
@@ -136,6 +183,19 @@ def test_scores_of_other_weights_are_told_and_never_mixed(world, tmp_path):
     assert "other weights" not in reply["reason"]
 
 
+def test_scores_of_two_methods_are_never_mixed(world):
+    store, offered, task = world
+    UncertaintyScoring(task)({"prompt": "liver tumor", "modality": "CT", "method": "zept", "max_samples": 1}, store)
+    ranked = lambda **asked: offered["tumor_diversity"]({"prompt": "liver tumor", **asked}, store)  # noqa: E731
+    assert {c["id"] for c in ranked()["ranking"]} == {"b", "c"}
+    assert (
+        {c["id"] for c in ranked(method="zept")["ranking"]}
+        == {c["id"] for c in ranked(method=["zept"])["ranking"]}
+        == {"a"}
+    )
+    assert "other weights" not in ranked(method="zept")["reason"]
+
+
 def test_the_committees_reason_is_milliliters(world):
     store, offered, _ = world
     for image, ml in zip(IMAGES, (3.0, 12.0, 0.0), strict=True):
@@ -143,6 +203,15 @@ def test_the_committees_reason_is_milliliters(world):
         store.update_image_info(image, {KEY: {"liver tumor": {**known, "disagreement_ml": ml}}})
     reply = offered["tumor_committee"]({"prompt": "liver tumor"}, store)
     assert reply["id"] == "b" and "disagree on 12.0 ml" in reply["reason"]
+
+
+def test_dice_of_labels_on_one_grid_alone(world, tmp_path):
+    store = world[0]
+    for image in IMAGES:
+        annotate(store, image, tmp_path)
+        annotate(store, image, tmp_path, "original", AFFINE if image == "a" else AFFINE * np.array([-1, 1, 1, 1]))
+    assert DiceScoring()({}, store) == {"dice": {"a": 1.0}, "mean": 1.0}
+    assert "dice" not in store.get_label_info("b", "original")
 
 
 def test_the_task_returns_doubts_and_their_map(world, tmp_path):

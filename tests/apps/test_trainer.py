@@ -1,5 +1,7 @@
 """The trainer over a real MONAI Label datastore, with tiny seeded weights: what it learns from and what it keeps."""
 
+import shutil
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -18,10 +20,11 @@ from lib.tumor import Tumor
 
 from zerotumor.adaptation import Adapted
 from zerotumor.held_out import HeldOut
+from zerotumor.label_numbers import LABELS
 from zerotumor.learning import EPOCH, learn
 from zerotumor.segmenter import METHODS, build, save
 from zerotumor.text import load_text_encoder
-from zerotumor.versions import SPEAKS
+from zerotumor.versions import RECORD, SPEAKS
 
 METHOD = "malenia"
 CONFIG = dict(channels=[4, 4, 8, 8, 8], mask_channels=4, heads=2, dim=8, tokens=2, patch=32, spacing=4.0)
@@ -144,6 +147,23 @@ def test_one_scan_of_a_text_waits_for_another(task, store, tmp_path):
     assert reply["refused"] == {"c": "1 scan with 'kidney cyst' in CT is too few to learn from: correct another"}
 
 
+def test_two_lesions_of_one_name_are_one_scan_and_one_mask(task, store, tmp_path, monkeypatch):
+    """Else each would be background where the other is learned, and be left out of what learns from the other."""
+    two = BALL * np.where(np.arange(32) < 16, 1, 2)
+    names = [{"name": "liver tumor", "idx": 1}, {"name": "hepatic tumor", "idx": 2}]
+    annotate(store, tmp_path, "a", two, label_info=names)
+    with pytest.raises(HTTPException, match="a: 1 scan with 'liver tumor' in CT is too few"):
+        task({**OPTIONS, "version": "one"}, store)
+    annotate(store, tmp_path, "b", two, label_info=names)
+    annotate(store, tmp_path, "c", prompt="liver tumor")
+    seen = []
+    monkeypatch.setattr(trainer, "learn", lambda *a, **k: seen.extend(a[3]) or learn(*a, **k))
+    reply = task({**OPTIONS, "version": "one"}, store)
+    assert reply["learned_from"] == {"liver tumor CT": ["a", "b", "c"]}
+    assert [one.name for one in seen] == ["a", "b", "c"]
+    assert float(seen[0].truth.sum()) == float(seen[1].truth.sum()) == pytest.approx(float(seen[2].truth.sum()))
+
+
 @pytest.mark.usefixtures("one_is_enough")
 def test_a_second_training_keeps_what_others_were_learned_for(task, store, tmp_path):
     annotate(store, tmp_path, "a", prompt="liver tumor")
@@ -176,6 +196,13 @@ def test_only_labels_of_a_prompt_that_is_asked_for(task, store, tmp_path):
     annotate(store, tmp_path, "b", prompt="kidney cyst")
     reply = task({**OPTIONS, "version": "one", "prompt": "hepatic tumor"}, store)
     assert reply["learned_from"] == {"liver tumor CT": ["a"]}
+    annotate(store, tmp_path, "c", prompt="Exophytic  Mass")
+    reply = task({**OPTIONS, "version": "two", "prompt": "Exophytic  Mass; renal cyst"}, store)
+    assert reply["learned_from"] == {
+        "liver tumor CT": ["a"], "kidney cyst CT": ["b"], "exophytic mass CT": ["c"]
+    }  # fmt: skip
+    with pytest.raises(HTTPException, match="no label to learn from"):
+        task({**OPTIONS, "version": "three", "prompt": "meningioma"}, store)
 
 
 @pytest.mark.usefixtures("one_is_enough")
@@ -203,6 +230,16 @@ def test_segments_without_names_are_no_prompts(task, store, tmp_path):
     assert "nothing says" in reply["refused"]["a"]
 
 
+@pytest.mark.usefixtures("one_is_enough")
+def test_a_label_of_one_lesion_is_never_learned_as_another(task, store, tmp_path):
+    both = "renal cyst; liver tumor"
+    annotate(store, tmp_path, "a", BALL * LABELS["liver tumor"], prompt=both)
+    annotate(store, tmp_path, "b", prompt=both)
+    reply = task({**OPTIONS, "version": "one"}, store)
+    assert reply["learned_from"] == {"liver tumor CT": ["a"]}
+    assert "names several lesions" in reply["refused"]["b"]
+
+
 def test_nothing_to_learn_from_is_the_clients_error(task, store, tmp_path):
     with pytest.raises(HTTPException, match="correct a scan and save it") as error:
         task(OPTIONS, store)
@@ -224,6 +261,7 @@ def test_nothing_to_learn_from_is_the_clients_error(task, store, tmp_path):
         ({"steps": 0}, "steps"),
         ({"replayed": 10**6}, "replayed"),
         ({"seed": "one"}, "seed"),
+        ({"seed": 10**22}, "seed"),
     ],
 )
 def test_options_that_cannot_be_are_refused(task, store, tmp_path, option, words):
@@ -241,6 +279,27 @@ def test_a_version_is_never_overwritten(task, store, tmp_path):
     with pytest.raises(HTTPException, match="a new name"):
         task({**OPTIONS, "version": "one", "seed": 1}, store)
     assert contents(tmp_path / "versions") == before
+
+
+@pytest.mark.usefixtures("one_is_enough")
+def test_a_name_that_was_freed_may_be_given_to_another_version(task, store, tmp_path):
+    annotate(store, tmp_path, "a", prompt="liver tumor")
+    task({**OPTIONS, "version": "one"}, store)
+    first = task.engine.model(METHOD, "one")
+    assert task.engine.model(METHOD, LATEST) is first, "a version is loaded once"
+    shutil.rmtree(tmp_path / "versions" / "one")
+    assert task.engine.latest(METHOD) == STARTER
+    task({**OPTIONS, "version": "one", "seed": 1}, store)
+    second = task.engine.model(METHOD, LATEST)
+    assert second.weights_sha256 == task.stats()[METHOD]["sha256"] != first.weights_sha256
+    assert not torch.equal(second.adapters[0].head[0].weight, first.adapters[0].head[0].weight)
+
+
+def test_a_damaged_record_is_no_end_of_the_others(task, tmp_path):
+    for name, text in {"one": "[]", "two": '{"base": {"method": "malenia", "sha256": "a"}, "created": null}'}.items():
+        (tmp_path / "versions" / name).mkdir(parents=True)
+        (tmp_path / "versions" / name / RECORD).write_text(text)
+    assert task.engine.latest(METHOD) == STARTER and task.stats() == {}
 
 
 class Stopped(Exception):

@@ -11,8 +11,10 @@ from make_files import ct_values
 from monai.data import load_decathlon_datalist
 from typer.testing import CliRunner
 
-from zerotumor.annotated import annotations, concept, names_of
+from zerotumor.annotated import annotations, kinds, names_of
+from zerotumor.annotation import LabelError
 from zerotumor.errors import ScanError
+from zerotumor.label_numbers import LABELS
 
 app = typer.Typer()
 app.command()(export_labels.main)
@@ -108,6 +110,29 @@ def test_nnunets_raw_folder(studies, tmp_path):
     assert np.array_equal(nib.load(merged / "labelsTr" / "one.nii.gz").get_fdata(), given > 0)
 
 
+def test_an_export_over_another_leaves_none_of_its_cases_and_all_that_is_not_ours(studies, tmp_path):
+    out = tmp_path / "raw"
+    options = ("--out", out, "--format", "nnunet", "--force")
+    run(studies, *options, code=1)
+    ct, index = out / "Dataset501_ZeroTumorct", studies / "datastore_v2.json"
+    (ct / "notes.txt").write_text("of a person")
+    stored = json.loads(index.read_text())
+    del stored["objects"]["one"]
+    index.write_text(json.dumps(stored))
+    run(studies, *options, code=1)
+    assert json.loads((ct / "dataset.json").read_text())["numTraining"] == 1
+    assert [f.name for f in (ct / "labelsTr").iterdir()] == ["two-words.nii.gz"]
+    assert [f.name for f in (ct / "imagesTr").iterdir()] == ["two-words_0000.nii.gz"]
+    assert (ct / "notes.txt").read_text() == "of a person"
+    (ct / "labelsTr" / "mine.nii.gz").write_bytes(b"by hand")
+    before = {f: f.read_bytes() for f in out.rglob("*") if f.is_file()}
+    assert "mine.nii.gz was not exported from here" in run(studies, *options, code=2)
+    assert {f: f.read_bytes() for f in out.rglob("*") if f.is_file()} == before
+    (ct / "labelsTr" / "mine.nii.gz").unlink()
+    (ct / "provenance.json").write_text("{")
+    assert "was not exported from here" in run(studies, *options, code=2), "then nobody knows whose it is"
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -130,7 +155,30 @@ def test_other_folders_and_damaged_ones(tmp_path):
 
 
 def test_names_of_labels():
-    assert concept("Hepatic  Tumour") == "liver tumor" and concept("Odd Thing") == "odd thing" and concept("") == ""
-    assert names_of([2], {"prompt": "RCC"}) == {2: concept("RCC")}
+    assert (
+        set(kinds("Hepatic  Tumour")) == {"liver tumor"} and set(kinds("Odd Thing")) == {"odd thing"} and not kinds("")
+    )
+    assert names_of([2], {"prompt": "RCC"}) == {2: next(iter(kinds("RCC")))}
     assert names_of([1, 2], {"prompt": "RCC"}) == {1: "lesion 1", 2: "lesion 2"}, "which of them is it?"
     assert names_of([1], {"label_info": "damaged", "prompt": 3}) == {1: "lesion"}
+    odd = [{"idx": idx, "name": "lipoma"} for idx in ("\u00b2", "9" * 5000, None, [2])]
+    assert names_of([2], {"label_info": odd, "prompt": "RCC"}) == names_of([2], {"prompt": "RCC"})
+    assert names_of([2], {"label_info": [*odd, {"idx": "2", "name": "liver tumor"}]}) == {2: "liver tumor"}
+
+
+def test_of_several_lesions_the_number_says_which_one_it_is():
+    both = {"prompt": "renal cyst; Liver tumor"}
+    cyst, liver = LABELS["kidney cyst"], LABELS["liver tumor"]
+    assert names_of([liver], both) == {liver: "liver tumor"} and names_of([cyst], both) == {cyst: "kidney cyst"}
+    assert names_of([cyst, liver], both) == {cyst: "kidney cyst", liver: "liver tumor"}
+    assert names_of([1], {"prompt": "liver tumor; hepatic tumor"}) == {1: "liver tumor"}, "they are one"
+    assert names_of([1], {**both, "label_info": [{"idx": 1, "name": "lipoma"}]}) == {1: "lipoma"}
+    for values, info in (
+        ([1], both),
+        ([LABELS["lipoma"]], both),
+        ([1, 2], both),
+        ([1], {"prompt": "odd thing; liver tumor"}),
+        ([1], {"label_info": [{"idx": 1, "name": "renal cyst; liver tumor"}]}),
+    ):
+        with pytest.raises(LabelError, match=f"which of them label {values[0]} is: save it with the names"):
+            names_of(values, info)

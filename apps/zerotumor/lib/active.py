@@ -12,8 +12,10 @@ from fastapi import HTTPException
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
+from pydantic import BaseModel, Field
 from torch import Tensor
 
+from zerotumor.annotation import shift_mm
 from zerotumor.metrics import dice
 from zerotumor.segmenter import METHODS
 from zerotumor.selection import Candidate, descriptor, rank
@@ -22,6 +24,7 @@ from zerotumor.volumes import read_scan
 
 from .archive import facts_of
 from .engine import LATEST
+from .options import TumorOptions, checked, first_of
 from .tumor import Tumor
 
 logger = logging.getLogger(__name__)
@@ -50,7 +53,8 @@ DESCRIPTIONS = {
 class UncertaintyScoring(ScoringMethod):
     """Notes with every scan, for a prompt, how unsure the answer is and what the scan looks like where the prompt points.
 
-    A score remembers the weights that it was made with: what was scored with the present ones is not scored again.
+    A score remembers how it was made (method, weights, passes, committee, modality): what was scored just so is not scored
+    again.
     """
 
     def __init__(self, tumor: Tumor) -> None:
@@ -60,30 +64,38 @@ class UncertaintyScoring(ScoringMethod):
     def __call__(self, request: dict, datastore: Datastore) -> dict:
         """A request (`prompt`, `method`, `modality`, `passes`, `max_samples`, `force`) -> what was scored, skipped, failed.
 
-        Scans with a final label are only looked at, so that `diversity` knows what is covered.
+        Scans with a final label are only looked at, so that `diversity` knows what is covered. `max_samples` counts scans
+        that are scored: those that are done or cannot be read never stand in the way of the rest.
+
+        Raises:
+            HTTPException: an option is out of range.
         """
         prompt = prompt_of(request) or "tumor"
         waiting = sorted(datastore.get_unlabeled_images(DefaultLabelTag.FINAL))
         labeled = sorted(set(datastore.list_images()) - set(waiting))
         options = {k: request[k] for k in ("modality", "passes") if k in request}
-        if request.get("method") in METHODS:  # in such a request MONAI Label writes the scoring's own name there
-            options["method"] = request["method"]
-        weights = current(self.tumor, options.get("method"))
+        options["method"] = method_of(request) or self.tumor.default_method
+        how = manner(self.tumor, options)
+        limit = int(request.get("max_samples") or len(waiting))
         scored, skipped, failed = {}, [], {}
-        for image in [*waiting[: int(request.get("max_samples") or len(waiting))], *labeled]:
+        for image in [*waiting, *labeled]:
+            full = image not in labeled
+            asked, made = (options, how) if full else (options | {"passes": 0}, how | {"passes": 0, "committee": False})
             known = datastore.get_image_info(image).get(KEY) or {}
-            if not request.get("force") and known.get(prompt, {}).get("weights") == weights:
+            # A labeled scan needs a look alone, and has had it if it was scored in full.
+            if not request.get("force") and any(agrees(known.get(prompt, {}), m) for m in (how, made)):
                 skipped.append(image)
                 continue
-            looks = {"passes": 0} if image in labeled else {}
+            if full and len(scored) >= limit:
+                continue
             try:
                 facts = {**facts_of(image, datastore), "image": datastore.get_image_uri(image), "prompt": prompt}
-                record = self.score({**options, **facts, **looks}, committee=image not in labeled)
+                record = self.score({**asked, **facts}, committee=full)
             except HTTPException as error:
                 failed[image] = error.detail
                 continue
-            datastore.update_image_info(image, {KEY: {**known, prompt: {**record, "weights": weights}}})
-            if image not in labeled:
+            datastore.update_image_info(image, {KEY: {**known, prompt: {**record, **made}}})
+            if full:
                 scored[image] = record["value"]
         return {"prompt": prompt, "scored": scored, "skipped": skipped, "failed": failed}
 
@@ -96,13 +108,12 @@ class UncertaintyScoring(ScoringMethod):
         return {
             **worst.parts(),
             "descriptor": [round(x, 4) for x in rows.mean(0).tolist()],
-            "method": asked.options.method,
             "ts": int(time.time()),
         }
 
 
 class DiceScoring(ScoringMethod):
-    """Dice of what the model proposed against what the annotator saved, of every scan that has both."""
+    """Dice of what the model proposed against what the annotator saved, of every scan that has both on one grid."""
 
     def __init__(self) -> None:
         super().__init__("Dice of original against final labels")
@@ -116,41 +127,52 @@ class DiceScoring(ScoringMethod):
             if not all(labels):
                 continue
             paths = [datastore.get_label_uri(label, tag) for label, tag in zip(labels, (truth, proposed), strict=True)]
-            masks = [read_scan(path, labels=True)[0] > 0 for path in paths]
-            if masks[0].shape == masks[1].shape:
-                values[image] = float(dice(masks[1], masks[0]))
+            drawn, made = (read_scan(path, labels=True) for path in paths)
+            if drawn.shape == made.shape and shift_mm(made, drawn) is None:  # else voxels do not lie on one another
+                values[image] = float(dice(made[0] > 0, drawn[0] > 0))
                 datastore.update_label_info(labels[1], proposed, {"dice": values[image]})
         mean = sum(values.values()) / len(values) if values else None
         return {"dice": values, "mean": mean}
+
+
+class SampleOptions(BaseModel):
+    """What a client of a strategy may set, besides prompt and method."""
+
+    seed: int | None = Field(None, ge=-(2**31), lt=2**31)
 
 
 class Ranked(Strategy):
     """A ranking of the scans without a final label, from what is known of each for the prompt.
 
     Args:
-        name: one of `selection.STRATEGIES`. weights: method -> hashes of the weights in use, see `current`.
+        name: one of `selection.STRATEGIES`. made_by: method -> what a score is made by now, see `maker`.
     """
 
-    def __init__(self, name: str, weights: Callable[[str | None], dict]) -> None:
+    def __init__(self, name: str, made_by: Callable[[str | None], dict]) -> None:
         super().__init__(DESCRIPTIONS[name])
-        self.name, self.weights = name, weights
+        self.name, self.made_by = name, made_by
 
     def __call__(self, request: dict, datastore: Datastore) -> dict | None:
         """A request (`prompt`, `seed`, `method`) -> the first of the ranking with its reason, and the ranking; None if all
         scans are labeled.
 
         Scans that were not scored for the prompt come last. If none was, the first by name is it, and the reason says so.
+
+        Raises:
+            HTTPException: the seed is no whole number, or too large.
         """
         waiting = sorted(datastore.get_unlabeled_images(DefaultLabelTag.FINAL))
         if not waiting:
             return None
-        seed = int(request["seed"]) if str(request.get("seed", "")).lstrip("-").isdigit() else random.randrange(2**31)
+        seed = checked(SampleOptions, request).seed
+        seed = random.randrange(2**31) if seed is None else seed
         if self.name in ("random", "first"):
             return self._reply(rank(self.name, [Candidate(i) for i in waiting], seed=seed), "", [])
         records = {i: datastore.get_image_info(i).get(KEY) or {} for i in datastore.list_images()}
         prompt = prompt_of(request) or latest(records)
-        known, note = self._fresh({i: r[prompt] for i, r in records.items() if prompt in r}, request.get("method"))
-        scored = [i for i in waiting if i in known]
+        known, note = self._fresh({i: r[prompt] for i, r in records.items() if prompt in r}, method_of(request))
+        # A scan that was looked at while it had a label has no score that compares.
+        scored = [i for i in waiting if i in known and known[i].get("committee", True)]
         if not scored:
             how = f'POST /scoring/{KEY} with {{"prompt": "{prompt}"}}'
             choices = rank("first", [Candidate(i) for i in waiting])
@@ -166,18 +188,18 @@ class Ranked(Strategy):
         return self._reply(choices, prompt, list(dict.fromkeys(s for s in said if s)))
 
     def _fresh(self, records: dict[str, dict], method: str | None) -> tuple[dict[str, dict], str]:
-        """Records of the weights in use; if there are none, the newest others, and a note that they are old.
+        """Records of the method and the weights in use; if there are none, the newest others, and a note that they are old.
 
-        Those of different weights are never mixed: neither their values nor their descriptors compare.
+        Those of different methods or weights are never mixed: neither their values nor their descriptors compare.
         """
-        weights = self.weights(method if method in METHODS else None)
-        fresh = {i: r for i, r in records.items() if r.get("weights") == weights}
+        made_by = self.made_by(method)
+        fresh = {i: r for i, r in records.items() if agrees(r, made_by)}
         if fresh or not records:
             return fresh, ""
-        newest = max(records.values(), key=lambda r: r.get("ts", 0)).get("weights")
-        return {
-            i: r for i, r in records.items() if r.get("weights") == newest
-        }, "scored with other weights: score again"
+        newest = max(records.values(), key=lambda r: r.get("ts", 0))
+        made_by = {k: newest.get(k) for k in made_by}
+        note = "scored by another method or with other weights: score again"
+        return {i: r for i, r in records.items() if agrees(r, made_by)}, note
 
     def _reply(self, choices: list, prompt: str, reasons: list[str]) -> dict:
         first = choices[0]
@@ -192,7 +214,7 @@ class Ranked(Strategy):
 
 def strategies(tumor: Tumor) -> dict[str, Strategy]:
     """All strategies by the names that clients see."""
-    return {shown: Ranked(name, lambda method: current(tumor, method)) for shown, name in NAMES.items()}
+    return {shown: Ranked(name, lambda method: maker(tumor, method)) for shown, name in NAMES.items()}
 
 
 def current(tumor: Tumor, method: str | None = None) -> dict[str, str]:
@@ -204,10 +226,35 @@ def current(tumor: Tumor, method: str | None = None) -> dict[str, str]:
     return {m: model.weights_sha256 for m, model in models.items()}
 
 
+def maker(tumor: Tumor, method: str | None = None) -> dict:
+    """What a score is made by now: the method asked, and the weights."""
+    return {"method": method or tumor.default_method, "weights": current(tumor, method)}
+
+
+def manner(tumor: Tumor, options: dict) -> dict:
+    """How a score is made with certain options: by what, from how many looks, with the other methods' votes.
+
+    Raises:
+        HTTPException: an option is out of range.
+    """
+    asked = checked(TumorOptions, options)
+    return {**maker(tumor, asked.method), "passes": asked.passes, "committee": True, "modality": asked.modality}
+
+
+def agrees(record: dict, terms: dict) -> bool:
+    """Whether a record was made so."""
+    return all(record.get(k) == v for k, v in terms.items())
+
+
+def method_of(request: dict) -> str | None:
+    """The method of a request; None if it names none, as where MONAI Label writes the scoring's own name there."""
+    value = first_of(request.get("method"))
+    return value if isinstance(value, str) and value in METHODS else None
+
+
 def prompt_of(request: dict) -> str:
     """The prompt of a request in one line; empty if there is none."""
-    value = request.get("prompt")
-    value = value[0] if isinstance(value, list) and value else value
+    value = first_of(request.get("prompt"))
     return " ".join(value.split()) if isinstance(value, str) else ""
 
 

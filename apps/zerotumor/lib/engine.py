@@ -22,7 +22,7 @@ from zerotumor.pipeline import EncodedScan, encode_scan
 from zerotumor.segmenter import METHODS, Segmenter, WeightsError, available, load
 from zerotumor.text import TextEncoderError
 from zerotumor.transforms import ModalityError
-from zerotumor.versions import load_version, versions_of
+from zerotumor.versions import load_version, read_about, versions_of
 from zerotumor.volumes import read_scan
 
 from .options import refuse
@@ -77,12 +77,14 @@ class Engine:
         if self.versions is None or version not in versions_of(self.versions, method):
             raise refuse(f"there is no version {version[:60]!r} of {method}: choose {LATEST} or {STARTER}", 404)
         with self._lock((method, version)):
-            if (method, version) not in self._adapted:
+            kept = self._adapted.get((method, version))
+            # A version that was removed may have left its name to another.
+            if kept is None or kept.weights_sha256 != read_about(self.versions / version).sha256:
                 try:
-                    self._adapted[method, version] = load_version(base, self.versions / version)
+                    kept = self._adapted[method, version] = load_version(base, self.versions / version)
                 except WeightsError as error:
                     raise refuse(str(error), 500) from None
-            return self._adapted[method, version]
+            return kept
 
     def latest(self, method: str) -> str:
         """The newest version that was learned on the weights in use, or STARTER."""

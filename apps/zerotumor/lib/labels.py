@@ -1,22 +1,14 @@
-"""Numbers of labels. A viewer paints a mask by the numbers that the server declared when it connected, so every concept
-of the vocabulary has its own, and texts outside the vocabulary share a few in front."""
+"""Numbers of labels as a server offers, reads and gives them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from zerotumor.prompts import Prompt, asks_for_anomaly
+from zerotumor.label_numbers import ANOMALY, FREE, LABELS, NAMES, own_number
+from zerotumor.prompts import Prompt
 from zerotumor.segmenter import class_of
-from zerotumor.vocabulary import LESIONS
 
 from .options import refuse
-
-FREE = ("lesion", "lesion 2", "lesion 3", "lesion 4")
-"""Labels for text that names no lesion of the vocabulary."""
-ANOMALY = "anomaly"
-"""Label of what a method calls unusual, whatever it is."""
-NAMES = (*FREE, *(name for name in LESIONS if name != "abstract lesion"), ANOMALY)
-LABELS = {name: index for index, name in enumerate(NAMES, 1)}
 
 
 def offered(methods: Sequence[str]) -> dict[str, int]:
@@ -45,7 +37,7 @@ def numbers_of(prompts: Sequence[Prompt]) -> list[int]:
     """
     free, numbers = list(range(1, len(FREE) + 1)), []
     for prompt in prompts:
-        own = LABELS[ANOMALY] if asks_for_anomaly(prompt) else LABELS.get(prompt.lesion or "")
+        own = own_number(prompt)
         if own is None or own in numbers:
             if not free:
                 raise refuse(f"at most {len(FREE)} texts outside the vocabulary at once: ask for the rest separately")

@@ -18,12 +18,12 @@ QUALITIES = ("standard", "fast", "best")
 MAX_PROMPTS, MAX_CLICKS = 20, 500
 
 
-def _first(value: Any) -> Any:
+def first_of(value: Any) -> Any:
     """A drop-down that was not touched arrives as the list of all its choices."""
     return value[0] if isinstance(value, list) and value else value
 
 
-Choice = Annotated[str, BeforeValidator(_first)]
+Choice = Annotated[str, BeforeValidator(first_of)]
 Index = tuple[int, int, int]
 
 Kind = TypeVar("Kind", bound=BaseModel)
@@ -85,7 +85,7 @@ class Options(BaseModel):
 class TumorOptions(Options):
     """Of the task `tumor`: text, or indices of the vocabulary (class prompts)."""
 
-    prompt: Annotated[str, BeforeValidator(_first), Field(max_length=MAX_PROMPTS * (MAX_LENGTH + 2))] = "tumor"
+    prompt: Annotated[str, BeforeValidator(first_of), Field(max_length=MAX_PROMPTS * (MAX_LENGTH + 2))] = "tumor"
     label_prompt: Annotated[list[int], Field(max_length=MAX_PROMPTS)] | None = None
     quality: Choice = ""  # fast, standard or best, for methods that know these; others pay no attention
     overlap: Annotated[float, Field(ge=0, le=0.8)] = OVERLAP
@@ -111,7 +111,7 @@ class RefineOptions(Options):
     background: Annotated[list[Index], Field(max_length=MAX_CLICKS)] = []
     roi: Annotated[list[int], Field(max_length=6)] | None = None  # x1, x2, y1, y2, z1, z2
     label: Annotated[str, Field(max_length=4096)] = ""  # Slicer: the segment's name; the path of an uploaded mask
-    prompt: Annotated[str, BeforeValidator(_first), Field(max_length=MAX_LENGTH)] = ""
+    prompt: Annotated[str, BeforeValidator(first_of), Field(max_length=MAX_LENGTH)] = ""
     undo: bool = False
     reset: bool = False
 

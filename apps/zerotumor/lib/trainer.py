@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import torch
 from fastapi import HTTPException
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.train import TrainTask
 from pydantic import BaseModel, ConfigDict, Field
 
 from zerotumor.adaptation import EVERYWHERE, Adapted, Adapter
-from zerotumor.annotated import LESION, Annotation, Checked, checked
+from zerotumor.annotated import LESION, Annotation, Checked, checked, kinds
 from zerotumor.annotation import LabelError
 from zerotumor.errors import ScanError
 from zerotumor.held_out import HeldOut, leave_one_out, means, scope
@@ -26,7 +27,7 @@ from zerotumor.learning import FEWEST, STEPS, Example, example, learn, replay
 from zerotumor.prompts import Prompt, PromptError, parse
 from zerotumor.segmenter import Segmenter
 from zerotumor.transforms import ModalityError
-from zerotumor.versions import FILE, save_version, versions_of
+from zerotumor.versions import RECORD, save_version, versions_of
 
 from .engine import LATEST, STARTER, Engine
 from .options import checked as checked_options
@@ -41,11 +42,11 @@ class TrainOptions(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    prompt: str = Field("", max_length=300)  # only labels of this text; default: of all
+    prompt: str = Field("", max_length=300)  # only labels of this text, or of these, with ';' between; default: of all
     version: str = Field("", max_length=60)  # name of the new one; default: date and time
     steps: int = Field(STEPS, ge=1, le=5000)
     replayed: int = Field(8, ge=0, le=200)  # phantoms beside the labels
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**31)
     check: bool = True  # use what was learned only where corrected scans say so when they are left out
 
 
@@ -92,7 +93,7 @@ class TrainTumor(TrainTask):
             )
         model = self.engine.model(method)
         groups, refused = self._examples(model, method, options, datastore)
-        few = {key: some for key, some in groups.items() if len(some) < FEWEST}
+        few = {key: some for key, some in groups.items() if len({one.name for one in some}) < FEWEST}
         for (prompt, modality), some in few.items():
             why = f"{len(some)} scan with {prompt.text!r} in {modality} is too few to learn from: correct another"
             refused |= dict.fromkeys((one.name for one in some), why)
@@ -165,15 +166,16 @@ class TrainTumor(TrainTask):
         """Examples by prompt and modality; and the labels that cannot be learned from, with the reason."""
         groups: dict[tuple[Prompt, str], list[Example]] = {}
         refused: dict[str, str] = {}
-        only = parse(options.prompt)[0].name if options.prompt else None
+        only = kinds(options.prompt)
         for annotation in saved(datastore):
             try:
                 label = checked(annotation)
-                for value, prompt in prompts_of(label, model):
-                    if only is not None and prompt.name != only:
+                for prompt, values in prompts_of(label, model).items():
+                    if only and prompt.name not in only:
                         continue
                     _, encoded, _ = self.engine.encoded(annotation.image, method, label.modality)
-                    one = example(model, encoded, prompt, label.labels() == value, annotation.id)
+                    mask = torch.isin(label.labels(), torch.tensor(values, dtype=torch.uint8))
+                    one = example(model, encoded, prompt, mask, annotation.id)
                     groups.setdefault((prompt, label.modality), []).append(one)
             except (LabelError, ScanError, ModalityError, PromptError) as error:
                 refused[annotation.id] = str(error)
@@ -217,19 +219,20 @@ def saved(datastore: Datastore) -> Iterator[Annotation]:
         )
 
 
-def prompts_of(label: Checked, model: Segmenter) -> list[tuple[int, Prompt]]:
-    """Label values and what each was asked for by.
+def prompts_of(label: Checked, model: Segmenter) -> dict[Prompt, list[int]]:
+    """What was asked for, and the label values that show it: lesions of one name are one mask, and a scan counts once.
 
     Raises:
         LabelError: nobody said what it is. PromptError: what was said is no prompt.
     """
-    out = []
+    out: dict[Prompt, list[int]] = {}
     for value, name in label.names.items():
         if re.fullmatch(rf"{LESION}( \d+)?", name):  # what `names_of` calls those of which nothing is known
             raise LabelError("nothing says what the label shows: save it with a prompt, or name its segment")
-        out.append((value, parse(name, modality=label.modality, encoder=model.encoder)[0]))
+        (prompt,) = parse(name, modality=label.modality, encoder=model.encoder)
+        out.setdefault(prompt, []).append(value)
     return out
 
 
 def _facts(version: Path) -> dict:
-    return json.loads((version / FILE).with_suffix(".json").read_text())
+    return json.loads((version / RECORD).read_text())
