@@ -8,6 +8,7 @@ from monai.data import MetaTensor
 from scipy.ndimage import binary_fill_holes, generate_binary_structure
 from torch import Tensor
 
+from .grids import shift_mm
 from .transforms import modality_of_data
 
 MOST_OF_BODY = 0.4
@@ -45,7 +46,7 @@ def check_label(mask: Tensor, scan: MetaTensor) -> None:
             f"the label has {tuple(inside.shape)} voxels and the scan {tuple(scan.shape[1:])}: draw it on this scan, or "
             "resample it to the scan's grid"
         )
-    shift = shift_mm(mask, scan)
+    shift = _beside(mask, scan)
     if shift is not None:
         raise LabelError(
             f"the label's grid lies up to {shift:.1f} mm beside the scan's: export it with the geometry of this scan"
@@ -91,15 +92,12 @@ def body_of(scan: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
     return torch.from_numpy(filled), steps
 
 
-def shift_mm(mask: Tensor, scan: MetaTensor) -> float | None:
-    """Largest distance between the corners of two grids, if it is more than half a voxel; None without a second affine."""
+def _beside(mask: Tensor, scan: MetaTensor) -> float | None:
+    """By how many mm the corners of two grids differ, if by more than half a voxel; None without a second affine."""
     if not isinstance(mask, MetaTensor):
         return None
-    corners = torch.tensor(np.argwhere(np.ones((2, 2, 2)))) * (torch.tensor(scan.shape[1:]) - 1)
-    places = [corners.double() @ a[:3, :3].T + a[:3, 3] for a in (mask.affine.double(), scan.affine.double())]
-    far = float((places[0] - places[1]).norm(dim=1).amax())
-    voxel = float(scan.affine.double()[:3, :3].norm(dim=0).amin())
-    return far if far > voxel / 2 else None
+    far = shift_mm(mask.affine, scan.affine, scan.shape[1:])
+    return far if far > float(scan.affine.double()[:3, :3].norm(dim=0).amin()) / 2 else None
 
 
 def _plain(values: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ from monailabel.interfaces.tasks.strategy import Strategy
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from zerotumor.annotation import shift_mm
+from zerotumor.errors import ScanError
+from zerotumor.grids import on_grid
 from zerotumor.metrics import dice
 from zerotumor.segmenter import METHODS
 from zerotumor.selection import Candidate, descriptor, rank
@@ -128,9 +129,12 @@ class DiceScoring(ScoringMethod):
                 continue
             paths = [datastore.get_label_uri(label, tag) for label, tag in zip(labels, (truth, proposed), strict=True)]
             drawn, made = (read_scan(path, labels=True) for path in paths)
-            if drawn.shape == made.shape and shift_mm(made, drawn) is None:  # else voxels do not lie on one another
-                values[image] = float(dice(made[0] > 0, drawn[0] > 0))
-                datastore.update_label_info(labels[1], proposed, {"dice": values[image]})
+            try:
+                drawn = on_grid(drawn, made.affine, made.shape[1:])
+            except ScanError:  # voxels that do not lie on one another cannot be compared
+                continue
+            values[image] = float(dice(made[0] > 0, drawn[0] > 0))
+            datastore.update_label_info(labels[1], proposed, {"dice": values[image]})
         mean = sum(values.values()) / len(values) if values else None
         return {"dice": values, "mean": mean}
 
