@@ -15,6 +15,7 @@ lesions of both, asked for as a tumor of another organ: what does not read the p
 from __future__ import annotations
 
 import hashlib
+import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -162,18 +163,24 @@ def groups(records: list[dict]) -> dict[tuple[str, str], list[dict]]:
 
 def median(values: list[float]) -> float:
     """Median, nan for nothing."""
-    return float(torch.tensor(values).median()) if values else float("nan")
+    return statistics.median(values) if values else float("nan")
+
+
+def over_patients(records: list[dict], figure: str) -> tuple[float, float, float]:
+    """Mean of a figure and its 95 % bootstrap interval; CT and MR of a patient (NAME-CT, NAME-MR) are drawn together."""
+    patients = [r["case"].removesuffix("-CT").removesuffix("-MR") for r in records]
+    return bootstrap([r[figure] for r in records], patients=patients)
 
 
 def table(records: list[dict], method: str) -> Table:
-    """Means with 95 % bootstrap intervals over cases."""
+    """Means with 95 % bootstrap intervals over patients."""
     out = Table(title=method)
     for name in ("set", "group", "n", "Dice", "NSD 2 mm", "AUROC", "FPR95", "lesion F1", "FP ml (median)"):
         out.add_column(name)
     for (set_, group), rows in groups([r for r in records if r["method"] == method]).items():
         cells = []
         for figure in FIGURES[:-1]:
-            mean, low, high = bootstrap([r[figure] for r in rows])
+            mean, low, high = over_patients(rows, figure)
             cells.append("-" if mean != mean else f"{mean:.2f} [{low:.2f}, {high:.2f}]")
         out.add_row(set_, group, str(len(rows)), *cells, f"{median([r['fp_ml'] for r in rows]):.1f}")
     return out

@@ -94,10 +94,10 @@ def results_page(records: list[dict], organs: list[dict], trained: dict[str, dic
         "# Results",
         "",
         "Written by `scripts/model_card.py` from the records of `scripts/evaluate.py`; the README says how to run them.",
-        "Means over cases with 95 % bootstrap intervals. Dice and NSD count an empty answer as 0. AUROC and FPR95 rank",
-        "voxels inside the host organ and 10 mm around it on phantoms, in the whole scan on real ones, where the organ is",
-        "not outlined. `outlier` is an intensity outlier in the body, `everything` calls the whole body a tumor; neither",
-        "reads the prompt. Seen kinds are those whose lesions were in training.",
+        "Means over cases with 95 % bootstrap intervals over patients. Dice and NSD count an empty answer as 0. AUROC and",
+        "FPR95 rank voxels inside the host organ and 10 mm around it on phantoms, in the whole scan on real ones, where the",
+        "organ is not outlined. `outlier` is an intensity outlier in the body, `everything` calls the whole body a tumor;",
+        "neither reads the prompt. Seen kinds are those whose lesions were in training.",
         *(text for name, text in FURTHER.items() if any(r["method"] == name for r in records)),
         "",
         "## Overall",
@@ -139,7 +139,8 @@ def card(records: list[dict], organs: list[dict], record: dict, method: str) -> 
     material = "Phantoms, and lesions drawn in real anatomy." if real else "Phantoms alone."
     seconds = [r["seconds"] for r in own] or [float("nan")]
     config = record["config"]
-    grids = of_grids(config, config.get("zooms", [1.0]))
+    zooms = config.get("zooms", [1.0])
+    grids, finest = of_grids(config, zooms), of_grids(config, [max(zooms)])
     tight = config.get("tight_zooms")
     tight = f" (a scan that one window holds: of {of_grids(config, tight)})" if tight else ""
     return f"""# Model card: starter weights of {method}
@@ -175,7 +176,7 @@ Median time a scan and its prompts, on the CPU that measured: {median(seconds):.
 
 - The figures on real scans are the ones that matter; where they are low, the weights are a demonstration of the method.
 - A lesion's name and place come from attributes and from phantoms' anatomy; real anatomy differs.
-- Small lesions vanish on a {min(grids)} mm grid.
+- Small lesions vanish on a grid of {finest}.
 """
 
 
@@ -227,7 +228,12 @@ def keep_up(kept: dict, fresh: dict, models: Path) -> dict:
 
 
 def current(name: str, measured: str, models: Path) -> bool:
-    """Whether a method's weights are still those that were measured; what has no file of its own is taken to be."""
+    """Whether a method's weights are still those that were measured; what has no file of its own is taken to be.
+
+    `measured` is their hash; of several methods together, "name:hash" of each, with commas between them.
+    """
+    if ":" in measured:
+        return all(current(*part.split(":"), models) for part in measured.split(","))
     method = {**METHODS, **OPPONENTS}.get(name.partition(":")[0])
     path = (models / method.weights).with_suffix(".json") if method else None
     return path is None or (path.is_file() and json.loads(path.read_text())["sha256"] == measured)

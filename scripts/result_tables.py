@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from evaluate import NO_LESION, groups, median
+from evaluate import NO_LESION, groups, median, over_patients
 
-from zerotumor.metrics import bootstrap
 from zerotumor.organs import mean_dice
 
 COLUMNS = {"dice": "Dice", "nsd2": "NSD 2 mm", "auroc": "AUROC", "fpr95": "FPR95", "lesion_f1": "lesion F1"}
@@ -24,9 +23,9 @@ SIZES: dict[str, Callable[[float], bool]] = {
 SIZES_SAID = "By size: mean Dice, and in brackets in how many of the n lesions any voxel of the lesion was painted."
 
 
-def interval(values: list[float | None]) -> str:
-    """Mean and 95 % bootstrap interval over cases."""
-    mean, low, high = bootstrap(values)
+def interval(records: list[dict], figure: str) -> str:
+    """Mean of a figure and its 95 % bootstrap interval over patients."""
+    mean, low, high = over_patients(records, figure)
     return "-" if mean != mean else f"{mean:.2f} ({low:.2f} to {high:.2f})"
 
 
@@ -45,7 +44,7 @@ def results_table(records: list[dict], wanted: list[tuple[str, str]] | None = No
             rows = groups([r for r in records if r["method"] == method]).get(key, [])
             if rows:
                 name = GROUPS.get(key, f"{key[0]}: {key[1]}")
-                lines.append(row([name, method, str(len(rows)), *(interval([r[c] for r in rows]) for c in COLUMNS)]))
+                lines.append(row([name, method, str(len(rows)), *(interval(rows, c) for c in COLUMNS)]))
     return lines
 
 

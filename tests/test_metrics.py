@@ -102,3 +102,4 @@ def test_bootstrap_surrounds_the_mean_and_is_seeded():
     assert math.isclose(mean, 0.5) and low < mean < high and bootstrap(values) == (mean, low, high)
     assert all(math.isnan(x) for x in bootstrap([]))
     assert bootstrap([0.3, 0.3]) == pytest.approx((0.3, 0.3, 0.3))
+    assert bootstrap([0.1, 0.5, 0.9], patients=["a", "a", "a"]) == pytest.approx((0.5, 0.5, 0.5))

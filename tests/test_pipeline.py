@@ -9,7 +9,7 @@ import torch
 from monai.data import MetaTensor
 from test_inferer import Threshold
 
-from zerotumor.pipeline import segment_scan, to_grid
+from zerotumor.pipeline import masks_on_grid, segment_scan, to_grid
 from zerotumor.report import as_mask, overlaps
 
 ORIENTATIONS = [
@@ -87,6 +87,24 @@ def test_identity_grid_changes_nothing():
     maps = torch.rand(2, 5, 6, 7)
     scan = MetaTensor(torch.zeros(1, 5, 6, 7), affine=torch.eye(4))
     assert torch.allclose(to_grid(maps, torch.eye(4, dtype=torch.float64), scan), maps, atol=1e-5)
+
+
+def test_masks_reach_the_last_slice_where_the_coarse_grid_ends_before_it():
+    """Slices of 1 mm under voxels of 3.2 mm: the last ones lie beyond the center of the last coarse voxel."""
+    scan = MetaTensor(torch.zeros(1, 4, 4, 64), affine=torch.eye(4))
+    coarse = torch.full((1, 2, 2, 20), 0.75)  # ends at 60.8 mm; the scan at 63
+    affine = torch.diag(torch.tensor([3.2, 3.2, 3.2, 1.0], dtype=torch.float64))
+    assert torch.allclose(to_grid(coarse, affine, scan), torch.tensor(0.75))
+    assert masks_on_grid(coarse, affine, scan).all()
+
+
+def test_masks_on_a_grid_are_those_of_its_probabilities():
+    maps = torch.rand(3, 5, 6, 7)
+    maps[1] = 0
+    scan = MetaTensor(torch.zeros(1, 8, 9, 10), affine=torch.diag(torch.tensor([0.6, 0.6, 0.6, 1.0])))
+    assert torch.equal(
+        masks_on_grid(maps, torch.eye(4), scan), (to_grid(maps, torch.eye(4), scan) >= 0.5).to(torch.uint8)
+    )
 
 
 def test_label_map_of_several_prompts():

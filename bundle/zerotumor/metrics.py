@@ -146,10 +146,21 @@ def score_case(
     }
 
 
-def bootstrap(values: Sequence[float], draws: int = 2000, seed: int = 0) -> tuple[float, float, float]:
-    """Mean and 95 % percentile-bootstrap interval over cases; nan are left out, and no case at all gives nan."""
-    kept = np.array([v for v in values if v is not None and np.isfinite(v)])
-    if not len(kept):
+def bootstrap(
+    values: Sequence[float | None], draws: int = 2000, seed: int = 0, patients: Sequence[str] | None = None
+) -> tuple[float, float, float]:
+    """Mean and 95 % percentile-bootstrap interval over cases; nan are left out, and no case at all gives nan.
+
+    Args:
+        patients: whose each value is. Whole patients are drawn then: two scans of one say less than two patients.
+    """
+    kept = [k for k, v in enumerate(values) if v is not None and np.isfinite(v)]
+    if not kept:
         return (float("nan"),) * 3
-    means = np.random.default_rng(seed).choice(kept, (draws, len(kept))).mean(1)
-    return float(kept.mean()), float(np.percentile(means, 2.5)), float(np.percentile(means, 97.5))
+    wholes = patients if patients is not None else range(len(values))
+    _, which = np.unique([str(wholes[k]) for k in kept], return_inverse=True)
+    own = np.array([values[k] for k in kept], dtype=float)
+    sums, counts = np.bincount(which, own), np.bincount(which)
+    drawn = np.random.default_rng(seed).integers(0, len(sums), (draws, len(sums)))
+    means = sums[drawn].sum(1) / counts[drawn].sum(1)
+    return float(own.mean()), float(np.percentile(means, 2.5)), float(np.percentile(means, 97.5))

@@ -33,18 +33,27 @@ class ScanResult:
     extras: dict[str, object] = field(default_factory=dict)  # the method's own maps (1, X, Y, Z), when asked for
 
 
-def to_grid(maps: Tensor, affine: Tensor, scan: MetaTensor, *, batch: int = 1) -> Tensor:
-    """Resample maps (P, x, y, z) with an affine onto a scan's grid -> (P, X, Y, Z); linear, zero outside.
+def to_grid(maps: Tensor, affine: Tensor, scan: MetaTensor) -> Tensor:
+    """Resample maps (P, x, y, z) with an affine onto a scan's grid -> (P, X, Y, Z); linear.
 
-    Goes prompt by prompt: a clinical CT of 512^3 voxels has no room for many at once.
+    The maps' grid may end up to half a voxel before the scan does; what lies beyond is like the last voxel. With zeros
+    there, masks would fade on the last slices.
     """
-    resample = SpatialResample(mode="bilinear", padding_mode="zeros", dtype=torch.float32)
+    resample = SpatialResample(mode="bilinear", padding_mode="border", dtype=torch.float32)
     shape, target = scan.shape[1:], torch.as_tensor(scan.affine)
-    out = []
-    for k in range(0, len(maps), batch):
-        piece = MetaTensor(maps[k : k + batch], affine=affine)
-        out.append(torch.as_tensor(resample(piece, dst_affine=target, spatial_size=shape)).as_subclass(torch.Tensor))
-    return torch.cat(out)
+    out = torch.zeros((len(maps), *shape))
+    for one, whole in zip(maps, out, strict=True):
+        if one.any():  # one by one: a clinical CT of 512^3 voxels has no room for the work on many at once
+            whole.copy_(resample(MetaTensor(one[None], affine=affine), dst_affine=target, spatial_size=shape)[0])
+    return out
+
+
+def masks_on_grid(probabilities: Tensor, affine: Tensor, scan: MetaTensor) -> Tensor:
+    """Masks (P, X, Y, Z) uint8 on a scan's grid of probabilities (P, x, y, z); no two prompts' maps in memory at once."""
+    masks = torch.zeros((len(probabilities), *scan.shape[1:]), dtype=torch.uint8)
+    for one, mask in zip(probabilities, masks, strict=True):
+        mask.copy_(to_grid(one[None], affine, scan)[0] >= 0.5)
+    return masks
 
 
 @dataclass
@@ -110,8 +119,7 @@ def segment_scan(
         prompts = parse(prompts, modality=modality, encoder=model.encoder)
     values = torch.as_tensor(prepared).as_subclass(torch.Tensor)
     result = segment_volume(model, values, prompts, overlap=overlap, features=features, progress=progress)
-    probabilities = to_grid(result.probabilities, prepared.affine, scan)
-    masks = (probabilities >= 0.5).to(torch.uint8)
+    masks = masks_on_grid(result.probabilities, prepared.affine, scan)
     entries = [
         describe_prompt(prompt, mask, scan.affine, result.scores[p], result.attributes[p])
         for p, (prompt, mask) in enumerate(zip(prompts, masks, strict=True))
@@ -126,7 +134,7 @@ def segment_scan(
     }
     out = ScanResult(masks, report, answer=result)
     if keep_probabilities:
-        out.probabilities = probabilities
+        out.probabilities = to_grid(result.probabilities, prepared.affine, scan)
         out.ungated = to_grid(result.extras["ungated"], prepared.affine, scan)
     wanted = model.maps if keep_probabilities else keep
     needed = dict.fromkeys([*wanted, *(model.images[name] for name in wanted if name in model.images)])

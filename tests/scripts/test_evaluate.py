@@ -69,7 +69,7 @@ def made_up(method, set_, split, dice, fp):
 def files(tmp_path):
     records = [
         made_up("malenia", "phantom", "seen", 0.25, 1.0),
-        made_up("malenia", "phantom", "seen", 0.75, 1.0),
+        made_up("malenia", "phantom", "seen", 0.75, 1.0) | {"case": "d"},
         made_up("malenia", "real", "unseen", 0.125, 9.0),
         made_up("malenia", "real", "healthy", None, 3.25),
     ]
@@ -95,6 +95,7 @@ def test_pages_hold_the_records_figures(files):
     assert "0.50 (0.25 to 0.75)" in page and "3.2" in page
     model = (files / "model_card.md").read_text()
     assert "steps: 1234" in model and "abc" in model and "liver tumor" in model
+    assert "Small lesions vanish on a grid of 4.0 mm." in model
     readme = (files / "README.md").read_text()
     assert "old" not in readme and readme.startswith("a\n") and readme.endswith("b\n") and "0.12" in readme
 
@@ -155,6 +156,33 @@ def test_methods_measured_apart_share_the_pages_while_their_weights_last(files):
     (files / "model.json").write_text((files / "model.json").read_text().replace("abc", "new"))
     assert CliRunner().invoke(card, arguments(files)).exit_code == 0  # malenia's figures are of weights that are gone
     assert "malenia" not in (files / "results.md").read_text()
+
+
+def test_the_ensembles_figures_last_as_long_as_all_of_its_weights(files):
+    together = {"weights_sha256": {"ensemble": "malenia:abc,zept:def"}, "records": []}
+    (files / "zept").mkdir()
+    for name, hashed in (("model.json", "abc"), ("zept/model.json", "def")):
+        (files / name).write_text(json.dumps({"sha256": hashed}))
+    assert model_card.keep_up(together, model_card.NOTHING, files)["weights_sha256"] == together["weights_sha256"]
+    (files / "zept" / "model.json").write_text(json.dumps({"sha256": "new"}))
+    assert model_card.keep_up(together, model_card.NOTHING, files)["weights_sha256"] == {}
+
+
+def test_two_scans_of_a_patient_are_one_patient():
+    scans = [
+        made_up("malenia", "real", "unseen", dice, 1.0) | {"case": f"P{k}-{modality}"}
+        for k, dice in enumerate((0.0, 0.2, 0.7, 1.0))
+        for modality in ("CT", "MR")
+    ]
+    mean, low, high = evaluate.over_patients(scans, "dice")
+    alone = evaluate.over_patients(scans[::2], "dice")
+    assert (mean, low, high) == pytest.approx(alone), "a second scan that says the same adds nothing"
+    apart = evaluate.over_patients([s | {"case": str(k)} for k, s in enumerate(scans)], "dice")
+    assert apart[0] == pytest.approx(mean) and apart[2] - apart[1] < high - low
+
+
+def test_the_median_of_two_lies_between_them():
+    assert evaluate.median([0.0, 10.0]) == 5.0 and evaluate.median([3.0, 1.0, 2.0]) == 2.0
 
 
 def test_lesions_are_told_apart_by_size(files):
