@@ -4,7 +4,7 @@ import torch
 
 from zerotumor.attention import LazyMasks, masks_of
 from zerotumor.zept.classes import ANY, class_set
-from zerotumor.zept.criterion import ZeptLoss, dice_loss, grouping_loss, organ_loss, partial_loss
+from zerotumor.zept.criterion import ZeptLoss, choice_loss, dice_loss, grouping_loss, organ_loss, partial_loss
 from zerotumor.zept.samples import COMPLETE, KINDS, annotation, truth_of
 
 STARTER = class_set("starter")
@@ -118,11 +118,11 @@ def test_masks_that_are_not_computed_are_not_missed():
         assert all(torch.allclose(a, b, atol=1e-5) and a.abs().sum() > 0 for a, b in zip(first, second, strict=True))
 
 
-def test_the_paper_has_no_loss_on_coarse_levels_and_none_on_the_grouping():
+def test_the_paper_has_no_loss_on_coarse_levels_none_on_the_grouping_and_none_on_the_choice():
     out = outputs()
-    loss = ZeptLoss(deep=0.0, grouping=0.0)
+    loss = ZeptLoss(deep=0.0, grouping=0.0, choice=0.0)
     loss(out, truth_of([label(COMPLETE)], STARTER)).backward()
-    assert not {"deep", "grouping"} & set(loss.last)
+    assert not {"deep", "grouping", "choice"} & set(loss.last)
     assert all(r.grad is None for r in (*out["responses"], *out["grouping"]))
 
 
@@ -140,6 +140,26 @@ def test_grouping_is_told_of_annotated_voxels_alone():
     grouping_loss(logits, truth_of([label(annotation(["liver"]))], STARTER), 32).backward()
     assert logits.grad[:, :, :4].abs().sum() > 0 and logits.grad[:, :, 4:].abs().sum() == 0
     assert grouping_loss(logits, truth_of([label(annotation([]))], STARTER), 32) == 0
+
+
+def test_the_choice_wants_the_right_organ_most_probable_and_rare_ones_more():
+    truth = truth_of([label(COMPLETE)], STARTER)
+    right = torch.full((1, 33, 8, 8, 8), -9.0)
+    right[0, 0, :4], right[0, 1, 4:6], right[0, 32, 6:] = -4.0, -4.0, -4.0  # most probable, and far below one half
+    assert choice_loss(right, truth, 32) < 0.2 < 3 < choice_loss(right.roll(1, 1), truth, 32)
+    lazy = LazyMasks(torch.eye(33)[None], right)
+    assert torch.allclose(choice_loss(lazy, truth, 32), choice_loss(right, truth, 32))
+    large, small = right.clone(), right.clone()
+    large[0, 0, :1], small[0, 1, 4:5] = -9.0, -9.0  # as many voxels of the liver lost as of the kidney, half as large
+    assert choice_loss(large, truth, 32) < choice_loss(small, truth, 32)
+
+
+def test_the_choice_is_among_annotated_classes():
+    logits = torch.randn(1, 33, 8, 8, 8, requires_grad=True)
+    choice_loss(logits, truth_of([label(annotation(["liver", "spleen"]))], STARTER), 32).backward()
+    assert taught(logits.grad) == {STARTER.organs.index("liver"), STARTER.organs.index("spleen")}
+    assert logits.grad[:, :, 4:].abs().sum() == 0
+    assert choice_loss(logits, truth_of([label(annotation([]))], STARTER), 32) == 0
 
 
 def test_a_tumor_drawn_in_a_patch_without_one_costs_dice_in_the_batch_alone():

@@ -68,6 +68,18 @@ def test_offset(make):
     assert ours < -2 and abs(paper) < 1
 
 
+def test_an_organ_is_read_by_its_query_and_by_what_is_learned_of_it(make):
+    """Queries of four numbers cannot tell five organs apart; a vector of each organ's own can."""
+    model, queries, mask = make().eval(), torch.randn(1, 33, 4), torch.randn(1, 4, 8, 8, 8)
+    with torch.no_grad():
+        before = model.organ_weights(queries), model.full_anomaly(queries, mask)
+        model.offsets.vectors[5] += 3
+        after = model.organ_weights(queries), model.full_anomaly(queries, mask)
+    changed = (after[0] - before[0])[0]
+    assert torch.allclose(changed[5], torch.tensor([3.0, 3, 3, 3, 0])) and changed.abs().sum() == 12
+    assert not torch.equal(after[1], before[1])  # what it claims is no anomaly
+
+
 def test_a_background_query_can_only_lower_the_anomaly(make):
     model = make(offset="none")
     queries, mask = torch.randn(1, 33, 4), torch.randn(1, 4, 8, 8, 8)

@@ -61,7 +61,7 @@ def test_a_few_steps_lower_the_loss(make, phantoms, stage):
         optimizer.step()
         course.append(float(value))
     assert course[-1] < 0.9 * course[0]
-    assert set(loss.last) == {"organ", "deep", "grouping"} | ({"tumor", "align"} if stage == 2 else set())
+    assert set(loss.last) == {"organ", "deep", "grouping", "choice"} | ({"tumor", "align"} if stage == 2 else set())
 
 
 def test_the_first_stage_leaves_the_tumor_queries_alone(make, phantoms):

@@ -117,9 +117,8 @@ def test_the_papers_config_is_the_papers():
     assert {k: config[k] for k in PAPER_SIZE} == PAPER_SIZE
     loss = parser.get_parsed_content("loss")
     assert loss.targets[0] is loss.targets[1] and not loss.normalize and loss.weights["deep"] == 0
-    assert (
-        loss.weights["grouping"] == 0 and loss.weights["align"] == 1 and parser.get_parsed_content("max_epochs") == 200
-    )
+    assert loss.weights["grouping"] == loss.weights["choice"] == 0 and loss.weights["align"] == 1
+    assert parser.get_parsed_content("max_epochs") == 200
     assert parser.get_parsed_content("backbone_rate") == 0.1
 
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..balance import rare_weights
 from .alignment import alignment_loss
 from .decoder import Decoded
 from .injection import ensemble
@@ -158,7 +159,4 @@ class MaleniaLoss(nn.Module):
         """Cross-entropy of the location map (B, 1 + L, x, y, z) against organ labels (B, X, Y, Z), nearest sampled."""
         steps = [full // coarse for full, coarse in zip(organs.shape[1:], logits.shape[2:], strict=True)]
         organs = organs[:, :: steps[0], :: steps[1], :: steps[2]]
-        # Rare organs would vanish beside background and muscle: weigh by the inverse root of their share of the batch.
-        share = torch.bincount(organs.flatten(), minlength=logits.shape[1]).float() / organs.numel()
-        weight = torch.where(share > 0, share.clamp_min(1e-4).rsqrt(), 0.0)
-        return F.cross_entropy(logits, organs, weight=weight)
+        return F.cross_entropy(logits, organs, weight=rare_weights(organs, logits.shape[1]))

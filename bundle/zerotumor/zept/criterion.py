@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..attention import LazyMasks
+from ..balance import rare_weights
 from .alignment import alignment_loss, alignment_targets
 from .classes import class_set
 from .options import Options
@@ -96,6 +97,20 @@ def organ_loss(logits: Tensor | LazyMasks, truth: Truth, organs: int) -> Tensor:
     return partial_loss(logits, masks, present, annotated)
 
 
+def known_voxels(logits: Tensor, truth: Truth, organs: int) -> tuple[Tensor, Tensor]:
+    """Which query each voxel belongs to, on the grid of logits (B, N [+ background], x, y, z), and which queries are known.
+
+    Returns:
+        labels (B, x, y, z), -100 where the voxel's class is not annotated or, without a background query, no organ;
+        annotated (B, N [+ background]).
+    """
+    labels = coarse_labels(truth, logits, organs)
+    known = truth.annotated[:, : logits.shape[1]]
+    padded = F.pad(known, (0, organs + 1 - known.shape[1]))
+    wanted = torch.stack([row[label] for row, label in zip(padded, labels, strict=True)])
+    return torch.where(wanted, labels, -100), known
+
+
 def grouping_loss(logits: Tensor, truth: Truth, organs: int) -> Tensor:
     """Cross-entropy of a level's grouping: each voxel to the query of its organ. An addition of ours.
 
@@ -104,15 +119,31 @@ def grouping_loss(logits: Tensor, truth: Truth, organs: int) -> Tensor:
     Args:
         logits: (B, N [+ background], x, y, z), of `grouping.GroupingBlock`, on any grid that divides that of the labels.
     """
-    labels = coarse_labels(truth, logits, organs)
-    known = truth.annotated[:, : logits.shape[1]]
-    padded = F.pad(known, (0, organs + 1 - known.shape[1]))
-    wanted = torch.stack([row[label] for row, label in zip(padded, labels, strict=True)])
-    if not wanted.any():
+    labels, _ = known_voxels(logits, truth, organs)
+    if (labels < 0).all():
         return logits.sum() * 0
     weights = logits.new_ones(logits.shape[1])
     weights[organs:] = BACKGROUND
-    return F.cross_entropy(logits, torch.where(wanted, labels, -100), weights, ignore_index=-100)
+    return F.cross_entropy(logits, labels, weights, ignore_index=-100)
+
+
+def choice_loss(logits: Tensor | LazyMasks, truth: Truth, organs: int) -> Tensor:
+    """Cross-entropy of organs and background against each other, rare ones counting more. An addition of ours.
+
+    What an organ map shows is the most probable class of each voxel. A sigmoid a class learns nothing of a small organ that
+    is nowhere near one half: Dice has no gradient there, and cross-entropy is that of the many voxels without it.
+
+    Args:
+        logits: (B, N [+ background], X, Y, Z); they are judged on every `SPARSE`-th voxel along each axis. Classes that a
+        sample does not annotate are no rivals in it.
+    """
+    chosen = logits.every(SPARSE) if isinstance(logits, LazyMasks) else logits[:, :, ::SPARSE, ::SPARSE, ::SPARSE]
+    labels, known = known_voxels(chosen, truth, organs)
+    if (labels < 0).all():
+        return chosen.sum() * 0
+    weights = rare_weights(labels[labels >= 0], chosen.shape[1])
+    rivals = chosen.masked_fill(~known[:, :, None, None, None], torch.finfo(chosen.dtype).min)
+    return F.cross_entropy(rivals, labels, weights, ignore_index=-100)
 
 
 class ZeptLoss(nn.Module):
@@ -120,10 +151,10 @@ class ZeptLoss(nn.Module):
 
     Args:
         classes: name of the class set. organ, tumor, align: weights, 1 in the paper. deep: weight of the organs' loss on
-        the four coarse levels, 0 in the paper, whose anomaly maps there are trained by nothing. grouping: weight of
-        `grouping_loss`, 0 in the paper. similarity, targets: see `options.Options`. normalize: of the alignment's
-        targets, see `contrast.multi_positive_cross_entropy`. dice: of tumors, "patch" as in the paper, where a tumor that
-        is drawn in a patch without one costs next to nothing, or "batch", see `batch_dice_loss`.
+        the four coarse levels, 0 in the paper, whose anomaly maps there are trained by nothing. grouping, choice: weights
+        of `grouping_loss` and `choice_loss`, 0 in the paper. similarity, targets: see `options.Options`. normalize: of the
+        alignment's targets, see `contrast.multi_positive_cross_entropy`. dice: of tumors, "patch" as in the paper, where a
+        tumor that is drawn in a patch without one costs next to nothing, or "batch", see `batch_dice_loss`.
 
     Raises:
         ValueError: an option is not among its choices.
@@ -137,6 +168,7 @@ class ZeptLoss(nn.Module):
         align: float = 0.3,
         deep: float = 0.5,
         grouping: float = 0.25,
+        choice: float = 0.5,
         similarity: str = "cosine",
         targets: str = "cloned",
         normalize: bool = True,
@@ -147,7 +179,14 @@ class ZeptLoss(nn.Module):
             raise ValueError(f"dice must be patch or batch, not {dice!r}")
         Options(similarity=similarity, targets=targets)  # to check them
         self.classes = class_set(classes)
-        self.weights = {"organ": organ, "tumor": tumor, "align": align, "deep": deep, "grouping": grouping}
+        self.weights = {
+            "organ": organ,
+            "tumor": tumor,
+            "align": align,
+            "deep": deep,
+            "grouping": grouping,
+            "choice": choice,
+        }
         self.similarity, self.normalize, self.batch_dice = similarity, normalize, dice == "batch"
         self.targets = alignment_targets(self.classes, aliased=targets == "aliased")
         self.last: dict[str, float] = {}
@@ -156,6 +195,8 @@ class ZeptLoss(nn.Module):
         """`ZePT.training_outputs` and `samples.truth_of` -> scalar."""
         organs = len(self.classes.organs)
         parts = {"organ": organ_loss(outputs["organs"], truth, organs)}
+        if self.weights["choice"]:
+            parts["choice"] = choice_loss(outputs["organs"], truth, organs)
         if self.weights["deep"]:
             levels = outputs["responses"]
             parts["deep"] = sum(organ_loss(r, truth, organs) for r in levels) / len(levels)

@@ -26,6 +26,8 @@ from .pyramid import LEVELS, Pyramid, ResidualPyramid, SwinPyramid, check_edges
 from .refine import QueryRefine
 from .selection import fixed_slot, place_match, slot_weights, wanted_hosts
 
+VECTORS = 20.0
+"""The rate of the organs' vectors: they start at 0, and what they are added to is of size one."""
 SCORE_VOXELS = 8
 """A prompt's score is the mean probability of its so many most probable voxels: one voxel alone says nothing."""
 
@@ -98,7 +100,7 @@ class ZePT(Segmenter):
         self.tumor_head = nn.Linear(width, masks)
         self.mask_norm = nn.LayerNorm(masks)  # one for organs, anomaly and tumors, as in the paper
         learned = self.options.offset == "learned"
-        self.offsets = Offsets(self.organs, self.claimed, self.tumors) if learned else None
+        self.offsets = Offsets(self.organs, self.claimed, self.tumors, masks) if learned else None
         self.align = nn.Sequential(nn.Linear(width, text_dim), nn.LayerNorm(text_dim))
         self.bank = KnowledgeBank(self.classes, text_dim)
         self.log_temperature = nn.Parameter(torch.tensor(0.07).log())
@@ -146,12 +148,14 @@ class ZePT(Segmenter):
     def full_anomaly(self, queries: Tensor, mask: Tensor) -> Tensor:
         """S_full: Q^f_3 (B, N, d_3) against P (B, M, X, Y, Z) -> (B, 1, X, Y, Z). Not normalized, not detached."""
         weights = self.mask_norm(self.anomaly_head(queries))
-        return anomaly_map(self.offsets.behind(weights, self.offsets.anomaly) if self.offsets else weights, mask)
+        if self.offsets:
+            weights = self.offsets.behind(weights + self.offsets.vectors, self.offsets.anomaly)
+        return anomaly_map(weights, mask)
 
     def organ_weights(self, queries: Tensor) -> Tensor:
         """Q^f_3 (B, N, d_3) -> w^f (B, N, M [+ 1])."""
         weights = self.mask_norm(self.organ_head(queries))
-        return self.offsets.behind(weights, self.offsets.organ) if self.offsets else weights
+        return self.offsets.behind(weights + self.offsets.vectors, self.offsets.organ) if self.offsets else weights
 
     def level_weights(self, queries: Sequence[Tensor]) -> list[Tensor]:
         """Q^f_i (B, N, d_i) of the levels -> what their maps F_i are multiplied with, (B, N, d_i [+ 1])."""
@@ -286,11 +290,13 @@ class ZePT(Segmenter):
         self.stage.fill_(stage)
 
     def groups(self, learning_rate: float, backbone: float = 1.0) -> list[dict]:
-        """Parameters for an optimizer: those of the backbone with their rate multiplied."""
+        """Parameters for an optimizer: those of the backbone with their rate multiplied, and the organs' vectors."""
         # In their order: a resumed run gives every parameter its own optimizer state back by its place.
-        named = list(self.named_parameters())
+        named = [(n, p) for n, p in self.named_parameters() if n != "offsets.vectors"]
         own, rest = ([p for n, p in named if n.startswith("backbone.") is first] for first in (True, False))
-        return [{"params": own, "lr": learning_rate * backbone}, {"params": rest, "lr": learning_rate}]
+        groups = [{"params": own, "lr": learning_rate * backbone}, {"params": rest, "lr": learning_rate}]
+        vectors = [{"params": [self.offsets.vectors], "lr": learning_rate * VECTORS}] if self.offsets else []
+        return groups + vectors
 
     def training_outputs(self, image: Tensor, stage: int = 2) -> dict[str, object]:
         """Everything the loss needs; see `criterion.ZeptLoss`.
