@@ -3,6 +3,7 @@
 import json
 
 import make_datalist
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -96,8 +97,35 @@ def test_label_map_of_another_scan(tmp_path):
         "labels": {"1": "liver"},
         "modality": "CT",
     }
-    with pytest.raises(ScanError, match="another shape"):
+    with pytest.raises(ScanError, match="other.nii.gz has .5, 5, 5. voxels"):
         LoadScan()(record)
+
+
+def label_map(folder, change, values=lambda v: v):
+    """A record of `write_case`, its label map saved with other voxels and another affine."""
+    write_case(folder)
+    image = nib.load(folder / "segmentation.nii.gz")
+    write_nifti(folder / "segmentation.nii.gz", values(np.asarray(image.dataobj)).copy(), AFFINE @ change)
+    return {"image": str(folder / "imaging.nii.gz"), "label": str(folder / "segmentation.nii.gz"),
+            "labels": {"1": "kidney", "2": "kidney tumor", "3": "kidney cyst"}, "modality": "CT"}  # fmt: skip
+
+
+@pytest.mark.parametrize("mask_a_class", [False, True])
+def test_a_label_map_stored_mirrored_is_turned_back(tmp_path, mask_a_class):
+    mirror = np.diag([-1.0, 1.0, 1.0, 1.0])
+    mirror[0, 3] = 23
+    records = [label_map(tmp_path / "a", np.eye(4)), label_map(tmp_path / "b", mirror, lambda v: v[::-1])]
+    if mask_a_class:
+        records = [{**r, "label": {"1": r["label"]}, "labels": {"1": "kidney"}} for r in records]
+    plain, turned = (LoadScan(spacing=4.0)(record) for record in records)
+    assert plain["organs"].any() and all(torch.equal(plain[k], turned[k]) for k in ("lesions", "organs", "values"))
+
+
+def test_a_label_map_beside_its_scan_is_refused(tmp_path):
+    beside = np.eye(4)
+    beside[0, 3] = 22.5
+    with pytest.raises(ScanError, match="90.0 mm beside"):
+        LoadScan(spacing=4.0)(label_map(tmp_path, beside))
 
 
 def test_samples_are_plain_tensors(tmp_path):

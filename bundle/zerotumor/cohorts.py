@@ -17,6 +17,7 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
+from .grids import read_labels
 from .phantom import Phantom, generate
 from .vocabulary import LESIONS, ORGANS
 from .volumes import read_scan
@@ -182,15 +183,3 @@ def _files(
         return scan, truth, {}
 
     return Case(name, "real", modality, read, {p: (c, split) for p, (_, c) in prompts.items()})
-
-
-def read_labels(path: Path, scan: MetaTensor) -> Tensor:
-    """Label map (X, Y, Z) on the scan's grid.
-
-    Raises:
-        ValueError: the two grids differ.
-    """
-    labels = read_scan(path, labels=True)
-    if labels.shape != scan.shape or not torch.allclose(labels.affine, scan.affine, atol=1e-2):
-        raise ValueError(f"{path} does not lie on the grid of its scan")
-    return torch.as_tensor(labels[0]).as_subclass(Tensor).round().long()

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .datasets import ORGAN_LABELS
 from .errors import ScanError
+from .grids import read_labels
 from .malenia.attributes import NAMES, value_index
 from .transforms import decide_modality, prepare
 from .vocabulary import ATTRIBUTES, LESIONS, ORGANS, PAIRS
@@ -103,13 +104,11 @@ class LoadScan(Transform):
         """The label map (1, X, Y, Z); of one file, or of one mask a number, where a later mask paints over an earlier."""
         files = record["label"]
         files = {None: files} if isinstance(files, str | Path) else files
-        labels = torch.zeros(scan.shape)
+        labels = torch.zeros(scan.shape[1:], dtype=torch.long)
         for number, file in files.items():
-            mask = read_scan(file, labels=True)
-            if mask.shape != scan.shape:
-                raise ScanError(f"{file} has another shape than its scan: give the label map of {record['image']}")
-            labels = mask if number is None else torch.where(mask > 0, float(number), labels)
-        return labels
+            mask = read_labels(file, scan)
+            labels = mask if number is None else torch.where(mask > 0, int(number), labels)
+        return labels[None].float()
 
     @staticmethod
     def _paint_organ(organs: Tensor, where: Tensor, hosts: tuple[str, ...]) -> None:
