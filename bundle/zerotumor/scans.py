@@ -2,8 +2,9 @@
 
 A datalist is JSON: {"training": [...], "validation": [...]} of records
 {"image": path, "label": path, "labels": {"1": "kidney", "2": "kidney tumor"}, "modality": "CT", "attributes": {...}}.
-Names are of organs or lesions of the vocabulary; paths are relative to the datalist. `attributes` (attribute -> value, for
-all lesions of the scan) may be missing, as it is in public sets: what is unknown stays out of the alignment loss.
+Names are of lesions, and of organs of the vocabulary or of public sets (datasets.ORGAN_LABELS, PAIRS). `label` may be a mask
+a number, {"1": path, "2": path}. Paths are relative to the datalist. `attributes` (attribute -> value, for all lesions of
+the scan) may be missing, as it is in public sets: what is unknown stays out of the alignment loss.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from .errors import ScanError
 from .grids import read_labels
 from .malenia.attributes import NAMES, value_index
 from .transforms import decide_modality, prepare
-from .vocabulary import ATTRIBUTES, LESIONS, ORGANS, PAIRS
+from .vocabulary import ATTRIBUTES, LESIONS, PAIRS
 from .volumes import read_scan
 
 MIN_VOXELS = 3
@@ -48,15 +49,22 @@ def read_datalist(path: str | Path, section: str = "training", seen_only: bool =
     for record in records:
         names = record["labels"].values()
         for name in names:
-            if name not in LESIONS and name not in ORGANS and name not in PAIRS:
+            if name not in LESIONS and name not in ORGAN_LABELS and name not in PAIRS:
                 raise ScanError(
                     f"{path} names {name!r}, which is no organ or lesion of the vocabulary: correct the name"
                 )
         if seen_only and any(name in LESIONS and not LESIONS[name].seen for name in names):
             continue
-        full = {k: str(path.parent / record[k]) for k in ("image", "label")}
+        full = {k: _absolute(record[k], path.parent) for k in ("image", "label")}
         kept.append({**record, **full})
     return kept
+
+
+def _absolute(files: str | Mapping[str, str], folder: Path) -> str | dict[str, str]:
+    """A path, or the paths of several masks, that were relative to a folder."""
+    if isinstance(files, Mapping):
+        return {number: str(folder / file) for number, file in files.items()}
+    return str(folder / files)
 
 
 class LoadScan(Transform):
