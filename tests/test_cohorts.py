@@ -1,13 +1,23 @@
 """What methods are measured on, and the baselines."""
 
+import itertools
 from collections import Counter
 
 import numpy as np
+import pytest
 import torch
 from monai.data import MetaTensor
 
 from zerotumor.baselines import everything, outlier
-from zerotumor.cohorts import TEST_SEED, measured_phantom, measured_phantoms, phantom_cases, real_cases, word_cases
+from zerotumor.cohorts import (
+    TEST_SEED,
+    measured_phantom,
+    measured_phantoms,
+    phantom_cases,
+    real_cases,
+    spread,
+    word_cases,
+)
 from zerotumor.phantom.datalist import phantom_datalist
 from zerotumor.prompts import parse
 from zerotumor.vocabulary import LESIONS, ORGANS
@@ -30,6 +40,20 @@ def test_every_prompt_names_its_own_category():
         for prompt, (category, split) in case.prompts.items():
             if split != "healthy" and category in LESIONS:
                 assert parse(prompt)[0].lesion == category
+
+
+@pytest.mark.parametrize(("number", "count"), [(90, 50), (31, 20), (90, 46), (90, 1), (90, 0), (5, 9)])
+def test_a_few_cases_are_from_all_over_the_list(number, count):
+    chosen = spread(range(number), count)
+    apart = {b - a for a, b in itertools.pairwise([*chosen, number])}
+    assert len(chosen) == min(number, count) and chosen == sorted(set(chosen)) and chosen[:1] in ([], [0])
+    assert not apart or max(apart) - min(apart) <= 1  # up to the end of the list
+    assert spread(range(number), None) == list(range(number))
+
+
+def test_a_few_phantoms_are_of_all_splits():
+    splits = Counter(split for c in spread(phantom_cases(), 50) for _, split in c.prompts.values())
+    assert set(splits) == {"seen", "unseen", "healthy"}
 
 
 def test_training_never_reaches_test_seeds():

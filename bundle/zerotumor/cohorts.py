@@ -63,7 +63,8 @@ class Case:
 def spread(cases: Iterable[T], count: int | None) -> list[T]:
     """So many evenly spread ones of a list of cases; all of them without a number."""
     cases = list(cases)
-    return cases if count is None else cases[:: max(1, len(cases) // max(1, count))][:count]
+    n = len(cases)
+    return cases if count is None or count >= n else [cases[i * n // count] for i in range(count)]
 
 
 def measured_phantoms() -> Iterator[tuple[int, dict, dict[str, tuple[str, str]]]]:
