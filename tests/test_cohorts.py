@@ -13,6 +13,7 @@ from zerotumor.cohorts import (
     TEST_SEED,
     measured_phantom,
     measured_phantoms,
+    missing_cases,
     phantom_cases,
     real_cases,
     spread,
@@ -77,6 +78,26 @@ def test_real_truths_lie_on_their_scans(data_dir):
         for prompt, (_, split) in case.prompts.items():
             assert truth[prompt].shape == scan.shape[1:]
             assert bool(truth[prompt].any()) == (split != "healthy"), case.name
+
+
+def test_cases_whose_files_are_missing_are_left_out_and_named(tmp_path, caplog):
+    """One patient with a CT and half of an MR; all else is not there."""
+    patient = tmp_path / "tumour" / "sts" / "STS_001"
+    patient.mkdir(parents=True)
+    for name in ("CT_image", "CT_mask", "MR_T1_image"):
+        (patient / f"{name}.nii.gz").touch()
+    for _ in range(2):
+        assert [case.name for case in real_cases(tmp_path)] == ["STS_001-CT"]
+    (line,) = [r.message for r in caplog.records if r.name == "zerotumor.cohorts"]  # and not at every listing
+    missing = missing_cases(tmp_path)
+    assert all(name in line for name in missing) and "complete the folder" in line
+    assert len(missing) == 11 and missing["STS_001-MR"].endswith("MR_T1_mask.nii.gz is missing")
+    assert [c.name for c in word_cases(tmp_path) if not c.name.startswith("phantom")] == ["STS_001-CT"]
+
+
+def test_a_whole_set_that_is_missing_is_named(tmp_path):
+    assert list(real_cases(tmp_path)) == []
+    assert {"STS_*-CT", "STS_*-MR", "brain1", "example_mr_sm"} <= set(missing_cases(tmp_path))
 
 
 def wrong_words():
