@@ -99,9 +99,9 @@ def above(pairs: list[tuple[Curve, Counts]]) -> list[tuple[Curve, Counts]]:
 
 
 def held_out_ece(pairs: list[tuple[Curve, Counts]]) -> float:
-    """Expected calibration error of curves on halves that they were not fitted to."""
-    weights = [float(c.number.sum()) for _, c in pairs]
-    return sum(w * c.ece(curve) for w, (curve, c) in zip(weights, pairs, strict=True)) / max(sum(weights), 1.0)
+    """Expected calibration error of curves on halves that they were not fitted to; nan if both are empty."""
+    full = [(float(c.number.sum()), c.ece(curve)) for curve, c in pairs if c.number.any()]
+    return sum(w * ece for w, ece in full) / sum(w for w, _ in full) if full else float("nan")
 
 
 def worth_it(curve: Curve, before: float, after: float) -> Curve:

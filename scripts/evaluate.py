@@ -10,6 +10,9 @@ that cannot read, trained like the methods (configs/closed_set_train.yaml), with
 
 Sets: `phantom` (fixed seeds that training never draws), `real` (every scan with truth in $ZEROTUMOR_DATA) and `words` (the
 lesions of both, asked for as a tumor of another organ: what does not read the prompt finds them all the same).
+
+Records so far are kept in evaluation.partial.json, which a run that is interrupted leaves; `left_out` in the file says which
+cases were not measured, and why.
 """
 
 from __future__ import annotations
@@ -32,7 +35,8 @@ from rich.progress import Progress
 from rich.table import Table
 
 from zerotumor.baselines import BASELINES, Ensemble
-from zerotumor.cohorts import Case, phantom_cases, real_cases, spread, word_cases
+from zerotumor.cohorts import Case, missing_cases, phantom_cases, real_cases, spread, word_cases
+from zerotumor.errors import ScanError
 from zerotumor.metrics import bootstrap, score_case
 from zerotumor.pipeline import EncodedScan, ScanResult, encode_scan, segment_scan
 from zerotumor.prompts import Prompt, parse
@@ -150,6 +154,41 @@ def evaluate_case(case: Case, predictors: dict[str, Predict], masks: Path | None
     return records
 
 
+def listed(set_: str, limit: int | None) -> list[Case]:
+    """Cases of a set, or of all."""
+    cases = []
+    for name, cases_of in SETS.items():
+        if set_ in (name, "all"):
+            some = list(cases_of())
+            if not some:
+                console.print("[yellow]no real scans here: set ZEROTUMOR_DATA to their folder")
+            cases += spread(some, limit)
+    return cases
+
+
+def measure(cases: list[Case], predictors: dict[str, Predict], masks: Path | None, saved: dict, out: Path) -> None:
+    """Measure all cases, and write the records; a case that cannot be read is left out.
+
+    Args:
+        saved: what is written, with `records` and `left_out` (case -> why) to be filled.
+    """
+    part = out.with_name(f"{out.stem}.partial{out.suffix}")  # an earlier run's records stay whole until this one is
+    try:
+        with Progress(console=console) as progress:
+            for case in progress.track(cases, description="cases"):
+                try:
+                    saved["records"] += evaluate_case(case, predictors, masks)
+                except ScanError as error:
+                    console.print(f"[yellow]{case.name} is left out: {error}")
+                    saved["left_out"][case.name] = str(error)
+                write_json(saved, part)
+    except KeyboardInterrupt:
+        console.print(f"[yellow]interrupted: {len(saved['records'])} records in {part}")
+        raise typer.Exit(130) from None
+    write_json(saved, out)
+    part.unlink(missing_ok=True)
+
+
 def groups(records: list[dict]) -> dict[tuple[str, str], list[dict]]:
     """(set, group) -> records: by split, and those with a lesion by category and modality too."""
     out: dict[tuple[str, str], list[dict]] = {}
@@ -209,22 +248,16 @@ def main(
     except (ValueError, WeightsError, TextEncoderError) as error:
         console.print(f"[red]{error}")
         raise typer.Exit(2) from None
-    cases = []
-    for name, listed in SETS.items():
-        if set_ in (name, "all"):
-            some = list(listed())
-            if not some:
-                console.print("[yellow]no real scans here: set ZEROTUMOR_DATA to their folder")
-            cases += spread(some, limit)
-    records = []
-    with Progress(console=console) as progress:
-        for case in progress.track(cases, description="cases"):
-            records += evaluate_case(case, predictors, masks)
-    saved = {"weights_sha256": hashes, "sets": set_, "records": records}
-    write_json(saved, out)
+    left_out = missing_cases() if set_ != "phantom" else {}
+    saved = {"weights_sha256": hashes, "sets": set_, "left_out": left_out, "records": []}
+    try:
+        measure(listed(set_, limit), predictors, masks, saved, out)
+    except ScanError as error:
+        console.print(f"[red]{error}")
+        raise typer.Exit(1) from None
     for name in predictors:
-        console.print(table(records, name))
-    console.print(f"{len(records)} records in {out}")
+        console.print(table(saved["records"], name))
+    console.print(f"{len(saved['records'])} records in {out}, {len(left_out)} cases left out")
 
 
 if __name__ == "__main__":

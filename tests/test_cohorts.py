@@ -1,13 +1,24 @@
 """What methods are measured on, and the baselines."""
 
+import itertools
 from collections import Counter
 
 import numpy as np
+import pytest
 import torch
 from monai.data import MetaTensor
 
 from zerotumor.baselines import everything, outlier
-from zerotumor.cohorts import TEST_SEED, measured_phantom, measured_phantoms, phantom_cases, real_cases, word_cases
+from zerotumor.cohorts import (
+    TEST_SEED,
+    measured_phantom,
+    measured_phantoms,
+    missing_cases,
+    phantom_cases,
+    real_cases,
+    spread,
+    word_cases,
+)
 from zerotumor.phantom.datalist import phantom_datalist
 from zerotumor.prompts import parse
 from zerotumor.vocabulary import LESIONS, ORGANS
@@ -32,6 +43,20 @@ def test_every_prompt_names_its_own_category():
                 assert parse(prompt)[0].lesion == category
 
 
+@pytest.mark.parametrize(("number", "count"), [(90, 50), (31, 20), (90, 46), (90, 1), (90, 0), (5, 9)])
+def test_a_few_cases_are_from_all_over_the_list(number, count):
+    chosen = spread(range(number), count)
+    apart = {b - a for a, b in itertools.pairwise([*chosen, number])}
+    assert len(chosen) == min(number, count) and chosen == sorted(set(chosen)) and chosen[:1] in ([], [0])
+    assert not apart or max(apart) - min(apart) <= 1  # up to the end of the list
+    assert spread(range(number), None) == list(range(number))
+
+
+def test_a_few_phantoms_are_of_all_splits():
+    splits = Counter(split for c in spread(phantom_cases(), 50) for _, split in c.prompts.values())
+    assert set(splits) == {"seen", "unseen", "healthy"}
+
+
 def test_training_never_reaches_test_seeds():
     assert max(r["seed"] for r in phantom_datalist(100_000, start=5_000_000)) < TEST_SEED
     assert min(int(c.name.split("-")[1]) for c in phantom_cases()) >= TEST_SEED
@@ -53,6 +78,26 @@ def test_real_truths_lie_on_their_scans(data_dir):
         for prompt, (_, split) in case.prompts.items():
             assert truth[prompt].shape == scan.shape[1:]
             assert bool(truth[prompt].any()) == (split != "healthy"), case.name
+
+
+def test_cases_whose_files_are_missing_are_left_out_and_named(tmp_path, caplog):
+    """One patient with a CT and half of an MR; all else is not there."""
+    patient = tmp_path / "tumour" / "sts" / "STS_001"
+    patient.mkdir(parents=True)
+    for name in ("CT_image", "CT_mask", "MR_T1_image"):
+        (patient / f"{name}.nii.gz").touch()
+    for _ in range(2):
+        assert [case.name for case in real_cases(tmp_path)] == ["STS_001-CT"]
+    (line,) = [r.message for r in caplog.records if r.name == "zerotumor.cohorts"]  # and not at every listing
+    missing = missing_cases(tmp_path)
+    assert all(name in line for name in missing) and "complete the folder" in line
+    assert len(missing) == 11 and missing["STS_001-MR"].endswith("MR_T1_mask.nii.gz is missing")
+    assert [c.name for c in word_cases(tmp_path) if not c.name.startswith("phantom")] == ["STS_001-CT"]
+
+
+def test_a_whole_set_that_is_missing_is_named(tmp_path):
+    assert list(real_cases(tmp_path)) == []
+    assert {"STS_*-CT", "STS_*-MR", "brain1", "example_mr_sm"} <= set(missing_cases(tmp_path))
 
 
 def wrong_words():

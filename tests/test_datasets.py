@@ -44,6 +44,35 @@ def test_btcv_as_first_published(tmp_path):
     assert datalist("btcv", tmp_path)[0]["label"].endswith("label/label0001.nii.gz")
 
 
+@pytest.mark.parametrize("layout", [("imagesTr", "labelsTr", "imagesTs"), ("img", "label", "images")])
+def test_btcv_scans_without_label_maps_are_left_out(tmp_path, layout):
+    images, labels, others = layout
+    touch(tmp_path, f"{images}/img0001.nii.gz", f"{labels}/label0001.nii.gz", f"{others}/img0061.nii.gz")
+    assert [r["label"] for r in datalist("btcv", tmp_path)] == [str(tmp_path / labels / "label0001.nii.gz")]
+
+
+@pytest.mark.parametrize("name", ["ImagePart{}", "AbdomenCT-1K-ImagePart{}"])
+@pytest.mark.parametrize("masks", ["Mask", "AbdomenCT-1K-Mask"])
+def test_abdomenct_1k_in_parts(tmp_path, name, masks):
+    images = [f"{name.format(k)}/Case_0000{k}_0000.nii.gz" for k in (1, 2)]
+    labels = [f"{masks}/Case_0000{k}.nii.gz" for k in (1, 2)]
+    touch(tmp_path, *images, *labels, f"{name.format(2)}/Case_00003_0000.nii.gz")
+    records = datalist("abdomenct-1k", tmp_path)
+    assert [(r["image"], r["label"]) for r in records] == [
+        (str(tmp_path / i), str(tmp_path / m)) for i, m in zip(images, labels, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("kind", list(LAYOUTS))
+def test_a_scan_alone_is_not_its_own_label_map(tmp_path, kind):
+    folder = tmp_path / "a [b]"
+    touch(folder, LAYOUTS[kind][0])
+    with pytest.raises(ScanError, match="no scans with labels"):
+        datalist(kind, folder)
+    touch(folder, LAYOUTS[kind][1])
+    assert datalist(kind, folder)[0]["label"] == str(folder / LAYOUTS[kind][1])
+
+
 def test_amos_has_mr_too(tmp_path):
     touch(tmp_path, *(f"{part}/amos_{n}.nii.gz" for part in ("imagesTr", "labelsTr") for n in ("0400", "0590")))
     assert [r["modality"] for r in datalist("amos", tmp_path)] == ["CT", "MR"]

@@ -96,7 +96,7 @@ def test_without_the_scans_there_is_nothing_to_draw_in(tmp_path):
 def test_a_map_that_does_not_fit_is_refused(folder):
     image, label = (healthy_files(folder)[0][key] for key in ("image", "label"))
     write(label, np.zeros((24, 24, 23), np.uint8), TABLE)
-    with pytest.raises(ScanError, match="does not lie on the grid"):
+    with pytest.raises(ScanError, match="24, 23. voxels"):
         read_healthy(image, label)
     write(label, np.zeros((24, 24, 24), np.uint8))
     with pytest.raises(ScanError, match="what its labels are"):

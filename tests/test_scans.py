@@ -1,8 +1,10 @@
 """Folders of scans with label maps as training data."""
 
 import json
+from pathlib import Path
 
 import make_datalist
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ import typer
 from make_files import write_nifti
 from typer.testing import CliRunner
 
+from zerotumor.datasets import ORGAN_LABELS, datalist
 from zerotumor.errors import ScanError
 from zerotumor.malenia.attributes import NAMES, value_index
 from zerotumor.scans import LoadScan, read_datalist
@@ -82,6 +85,33 @@ def test_unknown_name_in_a_datalist(tmp_path):
         read_datalist(tmp_path / "d.json")
 
 
+def test_names_and_masks_of_public_sets_in_a_datalist(tmp_path):
+    """Duodenum and femur are no organs of the vocabulary, but have a number; a mask a class lies beside the datalist."""
+    record = label_map(tmp_path / "scans", np.eye(4))
+    files = {k: str(Path(record[k]).relative_to(tmp_path)) for k in ("image", "label")}
+    one = {**record, **files, "labels": {"2": "duodenum", "3": "left femur"}}
+    several = {**one, "label": {"2": files["label"], "3": files["label"]}}
+    (tmp_path / "d.json").write_text(json.dumps({"training": [one, several]}))
+    first, second = read_datalist(tmp_path / "d.json")
+    assert first["label"] == record["label"] and second["label"] == {"2": record["label"], "3": record["label"]}
+    organs = LoadScan(spacing=4.0)(first)["organs"]
+    assert set(organs.unique().tolist()) == {0, ORGAN_LABELS["duodenum"], ORGAN_LABELS["left femur"]}
+
+
+@pytest.mark.parametrize("kind", ["amos", "word", "totalsegmentator"])
+def test_records_of_public_sets_make_a_datalist(tmp_path, kind):
+    files = {"amos": ("imagesTr/amos_0001.nii.gz", "labelsTr/amos_0001.nii.gz"),
+             "word": ("imagesTr/word_0001.nii.gz", "labelsTr/word_0001.nii.gz"),
+             "totalsegmentator": ("s0001/ct.nii.gz", "s0001/segmentations/duodenum.nii.gz")}  # fmt: skip
+    for file in files[kind]:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    records = datalist(kind, tmp_path)
+    assert "duodenum" in records[0]["labels"].values()
+    (tmp_path / "d.json").write_text(json.dumps({"training": records}))
+    assert read_datalist(tmp_path / "d.json") == records
+
+
 def test_folder_of_neither_kind(tmp_path):
     result = CliRunner().invoke(app, [str(tmp_path)])
     assert result.exit_code == 1 and "neither imagesTr" in " ".join(result.output.split())
@@ -96,8 +126,39 @@ def test_label_map_of_another_scan(tmp_path):
         "labels": {"1": "liver"},
         "modality": "CT",
     }
-    with pytest.raises(ScanError, match="another shape"):
+    with pytest.raises(ScanError, match="other.nii.gz has .5, 5, 5. voxels"):
         LoadScan()(record)
+
+
+def label_map(folder, change, values=lambda v: v):
+    """A record of `write_case`, its label map saved with other voxels and another affine."""
+    write_case(folder)
+    image = nib.load(folder / "segmentation.nii.gz")
+    write_nifti(folder / "segmentation.nii.gz", values(np.asarray(image.dataobj)).copy(), AFFINE @ change)
+    return {"image": str(folder / "imaging.nii.gz"), "label": str(folder / "segmentation.nii.gz"),
+            "labels": {"1": "kidney", "2": "kidney tumor", "3": "kidney cyst"}, "modality": "CT"}  # fmt: skip
+
+
+@pytest.mark.parametrize("mask_a_class", [False, True])
+def test_a_label_map_stored_mirrored_is_turned_back(tmp_path, mask_a_class):
+    mirror = np.diag([-1.0, 1.0, 1.0, 1.0])
+    mirror[0, 3] = 23
+    kept = [1, 2, 3] if not mask_a_class else [2]
+    records = [
+        label_map(tmp_path / "a", np.eye(4), lambda v: v * np.isin(v, kept)),
+        label_map(tmp_path / "b", mirror, lambda v: (v * np.isin(v, kept))[::-1]),
+    ]
+    if mask_a_class:
+        records = [{**r, "label": {"2": r["label"]}} for r in records]
+    plain, turned = (LoadScan(spacing=4.0)(record) for record in records)
+    assert plain["organs"].any() and all(torch.equal(plain[k], turned[k]) for k in ("lesions", "organs", "values"))
+
+
+def test_a_label_map_beside_its_scan_is_refused(tmp_path):
+    beside = np.eye(4)
+    beside[0, 3] = 22.5
+    with pytest.raises(ScanError, match="90.0 mm beside"):
+        LoadScan(spacing=4.0)(label_map(tmp_path, beside))
 
 
 def test_samples_are_plain_tensors(tmp_path):

@@ -6,9 +6,11 @@ before any result was seen.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,10 +19,12 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
+from .grids import read_labels
 from .phantom import Phantom, generate
 from .vocabulary import LESIONS, ORGANS
 from .volumes import read_scan
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 TEST_SEED = 9_000_000
 PHANTOM_SHAPE, PHANTOM_SPACING = (88, 88, 72), 3.0
@@ -57,12 +61,14 @@ class Case:
     modality: str
     read: Callable[[], tuple[MetaTensor, dict[str, Tensor], dict[str, Tensor]]]  # scan; prompt -> truth, host region
     prompts: dict[str, tuple[str, str]] = field(default_factory=dict)  # prompt -> (category, split)
+    files: tuple[Path, ...] = ()  # that it is read from
 
 
 def spread(cases: Iterable[T], count: int | None) -> list[T]:
     """So many evenly spread ones of a list of cases; all of them without a number."""
     cases = list(cases)
-    return cases if count is None else cases[:: max(1, len(cases) // max(1, count))][:count]
+    n = len(cases)
+    return cases if count is None or count >= n else [cases[i * n // count] for i in range(count)]
 
 
 def measured_phantoms() -> Iterator[tuple[int, dict, dict[str, tuple[str, str]]]]:
@@ -115,12 +121,34 @@ def data_folder() -> Path | None:
 
 
 def real_cases(folder: Path | None = None) -> Iterator[Case]:
-    """Every real scan with truth in the data folder; none if there is no folder."""
+    """Every real scan with truth in the data folder, and a warning that names those missing; none if there is no folder."""
     folder = folder or data_folder()
-    if folder is None:
-        return
+    missing = missing_cases(folder)
+    if missing:
+        _warn_once(f"real scans left out, for files that {folder} lacks: {', '.join(missing)}; complete the folder")
+    if folder is not None:
+        yield from (case for case in _listed(folder) if case.name not in missing)
+
+
+def missing_cases(folder: Path | None = None) -> dict[str, str]:
+    """Real scans that the data folder has no files of, or not all: name -> the first that is missing."""
+    folder = folder or data_folder()
+    cases = [] if folder is None else _listed(folder)
+    gaps = {case.name: [f for f in case.files if not f.is_file()] for case in cases}
+    return {name: f"{files[0]} is missing" for name, files in gaps.items() if files}
+
+
+@lru_cache
+def _warn_once(sentence: str) -> None:
+    """A warning that is not repeated when the cases are listed again."""
+    logger.warning(sentence)
+
+
+def _listed(folder: Path) -> Iterator[Case]:
+    """Every real scan with truth that belongs in the data folder."""
     tumor = folder / "tumour"
-    for patient in sorted((tumor / "sts").glob("STS_*")):
+    patients = sorted((tumor / "sts").glob("STS_*"))
+    for patient in patients or [tumor / "sts" / "STS_*"]:  # none at all are missing too
         for modality, stem in (("CT", "CT"), ("MR", "MR_T1")):
             image, mask = patient / f"{stem}_image.nii.gz", patient / f"{stem}_mask.nii.gz"
             yield _files(
@@ -181,16 +209,5 @@ def _files(
             truth[prompt] = (labels > 0 if values is None else torch.isin(labels, torch.tensor(values))).to(torch.uint8)
         return scan, truth, {}
 
-    return Case(name, "real", modality, read, {p: (c, split) for p, (_, c) in prompts.items()})
-
-
-def read_labels(path: Path, scan: MetaTensor) -> Tensor:
-    """Label map (X, Y, Z) on the scan's grid.
-
-    Raises:
-        ValueError: the two grids differ.
-    """
-    labels = read_scan(path, labels=True)
-    if labels.shape != scan.shape or not torch.allclose(labels.affine, scan.affine, atol=1e-2):
-        raise ValueError(f"{path} does not lie on the grid of its scan")
-    return torch.as_tensor(labels[0]).as_subclass(Tensor).round().long()
+    files = (image,) if mask is None else (image, mask)
+    return Case(name, "real", modality, read, {p: (c, split) for p, (_, c) in prompts.items()}, files)

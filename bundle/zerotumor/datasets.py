@@ -6,6 +6,7 @@ which names a set annotates, and training leaves all others alone. No torch here
 
 from __future__ import annotations
 
+import glob
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -38,7 +39,7 @@ class PublicSet:
     name: str
     labels: Mapping[int, str]
     images: str  # glob below the folder
-    label_of: tuple[str, str | Callable[[re.Match], str]]  # of an image's path: a pattern, and its label map's instead
+    label_of: tuple[str, str | Callable[[re.Match], str]]  # of an image's path: a pattern, and its label map's glob
 
 
 def _numbered(names: str) -> dict[int, str]:
@@ -66,8 +67,8 @@ PUBLIC_SETS: dict[str, PublicSet] = {
             "spleen, right kidney, left kidney, gallbladder, esophagus, liver, stomach, aorta, inferior vena cava, "
             "portal and splenic vein, pancreas, right adrenal gland, left adrenal gland"
         ),
-        "im*/img*.nii.gz",
-        (r"(?:img|images)(Tr)?/img", lambda m: f"label{'sTr' if m[1] else ''}/label"),
+        "im*/img*.nii.gz",  # as first published, or for training: imagesTs has no label maps
+        (r"^im(?:g|ages(Tr))/img", lambda m: f"label{'sTr' if m[1] else ''}/label"),
     ),
     "amos": PublicSet(  # 15 is prostate or uterus, and does not say which
         "amos",
@@ -90,8 +91,8 @@ PUBLIC_SETS: dict[str, PublicSet] = {
     "abdomenct-1k": PublicSet(
         "abdomenct-1k",
         _numbered("liver, kidney, spleen, pancreas"),
-        "Image*/Case_*_0000.nii.gz",
-        (r"Images?/(Case_\d+)_0000", r"Mask/\1"),
+        "*Image*/Case_*_0000.nii.gz",  # AbdomenCT-1K-ImagePart1 to 3, and one folder of masks for all
+        (r"^[^/]*Image[^/]*/(Case_\d+)_0000", r"*Mask*/\1"),
     ),
 }
 
@@ -155,9 +156,7 @@ def _msd_task(folder: Path) -> str:
 def _flat(known: PublicSet, folder: Path) -> list[dict]:
     records = []
     for image in sorted(folder.glob(known.images)):
-        inside = image.relative_to(folder).as_posix()
-        label = folder / re.sub(*known.label_of, inside)
-        if image.name.startswith(".") or not label.is_file():
+        if image.name.startswith(".") or (label := _label_of(known, folder, image)) is None:
             continue
         labels = {str(k): n for k, n in known.labels.items()}
         record = {
@@ -169,6 +168,14 @@ def _flat(known: PublicSet, folder: Path) -> list[dict]:
         number = re.search(r"amos_(\d+)", image.name)
         records.append({**record, "modality": "MR" if number and int(number[1]) > 500 else "CT"})
     return records
+
+
+def _label_of(known: PublicSet, folder: Path, image: Path) -> Path | None:
+    """An image's label map; None if it has none, or lies where the set has no label maps."""
+    pattern, instead = known.label_of
+    inside, count = re.subn(pattern, instead, glob.escape(image.relative_to(folder).as_posix()))
+    # a path in which nothing was replaced is that of the image itself
+    return next((f for f in sorted(folder.glob(inside)) if f.is_file()), None) if count else None
 
 
 def _total(folder: Path) -> list[dict]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -11,6 +12,7 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from .errors import ScanError
+from .volumes import read_scan
 
 
 def shift_mm(affine: Tensor, other: Tensor, shape: Sequence[int]) -> float:
@@ -48,3 +50,13 @@ def on_grid(mask: MetaTensor, affine: Tensor, shape: Sequence[int], what: str = 
             f"the grid of {what} lies up to {far:.1f} mm beside the scan's: save it with the geometry of this scan"
         )
     return MetaTensor(torch.from_numpy(np.ascontiguousarray(values[None])), affine=turned)
+
+
+def read_labels(path: str | Path, scan: MetaTensor) -> Tensor:
+    """Label map (X, Y, Z) of a file, on the grid of its scan (1, X, Y, Z).
+
+    Raises:
+        ScanError: the file cannot be read, or lies on another grid.
+    """
+    labels = on_grid(read_scan(path, labels=True), scan.affine, scan.shape[1:], str(path))
+    return torch.as_tensor(labels[0]).as_subclass(Tensor).round().long()

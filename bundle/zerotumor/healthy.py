@@ -12,9 +12,10 @@ from monai.transforms import Orientation
 from torch import Tensor
 
 from .atlas import read_atlas
-from .cohorts import data_folder, read_labels
+from .cohorts import data_folder
 from .datasets import EXTRA_ORGANS
 from .errors import ScanError
+from .grids import read_labels
 from .organs import NAMES, label_names
 from .phantom import HealthyScan, healthy_scan
 from .transforms import decide_modality
@@ -65,10 +66,7 @@ def read_healthy(image: str, label: str) -> HealthyScan:
     scan = read_scan(Path(image))
     if decide_modality(scan, scan.meta.get("modality")) != "CT":
         raise ScanError(f"{image} is no CT: bodies are made from Hounsfield units")
-    try:
-        labels = read_labels(Path(label), scan)
-    except ValueError as error:
-        raise ScanError(f"{error}: give the map of {image}") from error
+    labels = read_labels(label, scan)
     turn = Orientation(axcodes="RAS", labels=None)
     labels = turn(MetaTensor(labels[None].float(), affine=scan.affine))
     scan = turn(scan)

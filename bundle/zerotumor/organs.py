@@ -17,9 +17,10 @@ import torch
 from monai.data import MetaTensor
 from torch import Tensor
 
-from .cohorts import data_folder, measured_phantom, measured_phantoms, read_labels
+from .cohorts import data_folder, measured_phantom, measured_phantoms
 from .datasets import EXTRA_ORGANS, ORGAN_LABELS, TOTAL_SEGMENTATOR
 from .errors import ScanError
+from .grids import read_labels
 from .inferer import organ_volume
 from .metrics import dice, milliliters
 from .pipeline import to_grid

@@ -2,8 +2,9 @@
 
 A datalist is JSON: {"training": [...], "validation": [...]} of records
 {"image": path, "label": path, "labels": {"1": "kidney", "2": "kidney tumor"}, "modality": "CT", "attributes": {...}}.
-Names are of organs or lesions of the vocabulary; paths are relative to the datalist. `attributes` (attribute -> value, for
-all lesions of the scan) may be missing, as it is in public sets: what is unknown stays out of the alignment loss.
+Names are of lesions, and of organs of the vocabulary or of public sets (datasets.ORGAN_LABELS, PAIRS). `label` may be a mask
+a number, {"1": path, "2": path}. Paths are relative to the datalist. `attributes` (attribute -> value, for all lesions of
+the scan) may be missing, as it is in public sets: what is unknown stays out of the alignment loss.
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from torch import Tensor
 
 from .datasets import ORGAN_LABELS
 from .errors import ScanError
+from .grids import read_labels
 from .malenia.attributes import NAMES, value_index
 from .transforms import decide_modality, prepare
-from .vocabulary import ATTRIBUTES, LESIONS, ORGANS, PAIRS
+from .vocabulary import ATTRIBUTES, LESIONS, PAIRS
 from .volumes import read_scan
 
 MIN_VOXELS = 3
@@ -47,15 +49,22 @@ def read_datalist(path: str | Path, section: str = "training", seen_only: bool =
     for record in records:
         names = record["labels"].values()
         for name in names:
-            if name not in LESIONS and name not in ORGANS and name not in PAIRS:
+            if name not in LESIONS and name not in ORGAN_LABELS and name not in PAIRS:
                 raise ScanError(
                     f"{path} names {name!r}, which is no organ or lesion of the vocabulary: correct the name"
                 )
         if seen_only and any(name in LESIONS and not LESIONS[name].seen for name in names):
             continue
-        full = {k: str(path.parent / record[k]) for k in ("image", "label")}
+        full = {k: _absolute(record[k], path.parent) for k in ("image", "label")}
         kept.append({**record, **full})
     return kept
+
+
+def _absolute(files: str | Mapping[str, str], folder: Path) -> str | dict[str, str]:
+    """A path, or the paths of several masks, that were relative to a folder."""
+    if isinstance(files, Mapping):
+        return {number: str(folder / file) for number, file in files.items()}
+    return str(folder / files)
 
 
 class LoadScan(Transform):
@@ -103,13 +112,11 @@ class LoadScan(Transform):
         """The label map (1, X, Y, Z); of one file, or of one mask a number, where a later mask paints over an earlier."""
         files = record["label"]
         files = {None: files} if isinstance(files, str | Path) else files
-        labels = torch.zeros(scan.shape)
+        labels = torch.zeros(scan.shape[1:], dtype=torch.long)
         for number, file in files.items():
-            mask = read_scan(file, labels=True)
-            if mask.shape != scan.shape:
-                raise ScanError(f"{file} has another shape than its scan: give the label map of {record['image']}")
-            labels = mask if number is None else torch.where(mask > 0, float(number), labels)
-        return labels
+            mask = read_labels(file, scan)
+            labels = mask if number is None else torch.where(mask > 0, int(number), labels)
+        return labels[None].float()
 
     @staticmethod
     def _paint_organ(organs: Tensor, where: Tensor, hosts: tuple[str, ...]) -> None:

@@ -1,6 +1,7 @@
 """The calibration of uncertainties: what it writes is what is read, for these weights alone, and it draws the diagram."""
 
 import json
+import math
 
 import calibrate_uncertainty
 import pytest
@@ -65,6 +66,14 @@ def test_after_is_measured_on_what_was_not_fitted():
     halves = [Counts.of(said, torch.full((1000,), share)) for share in (0.1, 0.9)]
     assert [c.ece(c.fit()) for c in halves] == pytest.approx([0, 0], abs=1e-6)
     assert calibrate_uncertainty.held_out_ece(calibrate_uncertainty.crossed(halves)) == pytest.approx(0.8, abs=1e-6)
+
+
+def test_a_half_without_a_voxel_that_may_be_lesion_weighs_nothing():
+    quiet, loud = Counts.of(torch.full((9,), 0.01), torch.zeros(9)), Counts.of(torch.full((9,), 0.5), torch.ones(9))
+    held_out, above, crossed = (getattr(calibrate_uncertainty, n) for n in ("held_out_ece", "above", "crossed"))
+    for halves in ([quiet, loud], [loud, quiet]):
+        assert held_out(above(crossed(halves))) == pytest.approx(1.0)  # the quiet half's curve says that nothing is
+    assert math.isnan(held_out(above(crossed([quiet, quiet]))))
 
 
 def test_a_curve_that_makes_the_other_half_no_better_is_not_used():

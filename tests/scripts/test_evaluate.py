@@ -8,8 +8,11 @@ import model_card
 import pytest
 import torch
 import typer
+from monai.data import MetaTensor
 from typer.testing import CliRunner
 
+from zerotumor.cohorts import Case
+from zerotumor.errors import ScanError
 from zerotumor.segmenter import METHODS, build, save
 from zerotumor.text import load_text_encoder
 
@@ -41,6 +44,52 @@ def test_records_are_complete(tmp_path):
     assert all(set(r) >= FIELDS for r in saved["records"])
     assert {r["method"] for r in saved["records"]} == {"outlier", "everything"}
     assert len(list((tmp_path / "masks").glob("*.nii.gz"))) == len(saved["records"])
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Runs the evaluation of one baseline on tiny scans, of which some raise an error when they are read."""
+
+    def case(name, error):
+        def read():
+            if error is not None:
+                raise error
+            scan = MetaTensor(torch.full((1, 12, 12, 12), 40.0), affine=torch.eye(4), meta={"modality": "CT"})
+            return scan, {"liver tumor": torch.ones(12, 12, 12, dtype=torch.uint8)}, {}
+
+        return Case(name, "real", "CT", read, {"liver tumor": ("liver tumor", "seen")})
+
+    def start(**errors):
+        monkeypatch.setattr(evaluate, "SETS", {"real": lambda: [case(n, e) for n, e in errors.items()]})
+        monkeypatch.setattr(evaluate, "missing_cases", lambda: {"gone": "gone.nii.gz is missing"})
+        options = ["--method", "everything", "--set", "real", "--out", str(tmp_path / "e.json")]
+        return CliRunner().invoke(evaluation, options)
+
+    return start
+
+
+def test_a_scan_that_cannot_be_read_is_left_out_by_name(tmp_path, run):
+    result = run(a=None, b=ScanError("b is damaged: copy it again"), c=None)
+    assert result.exit_code == 0 and "b is left out: b is damaged" in result.output and "2 cases left" in result.output
+    saved = json.loads((tmp_path / "e.json").read_text())
+    assert [r["case"] for r in saved["records"]] == ["a", "c"]
+    assert saved["left_out"] == {"gone": "gone.nii.gz is missing", "b": "b is damaged: copy it again"}
+    assert [f.name for f in tmp_path.iterdir()] == ["e.json"]
+
+
+@pytest.mark.parametrize("error, code", [(KeyboardInterrupt(), 130), (MemoryError(), 1)])
+def test_a_run_that_is_interrupted_leaves_what_it_measured(tmp_path, run, error, code):
+    (tmp_path / "e.json").write_text("of an earlier run")
+    assert run(a=None, b=None, c=error, d=None).exit_code == code
+    saved = json.loads((tmp_path / "e.partial.json").read_text())
+    assert [r["case"] for r in saved["records"]] == ["a", "b"] and set(saved["weights_sha256"]) == {"everything"}
+    assert (tmp_path / "e.json").read_text() == "of an earlier run"
+
+
+def test_a_folder_that_cannot_be_written_is_said_at_the_first_case(tmp_path, run):
+    (tmp_path / "e.partial.json").mkdir()
+    result = run(a=None, b=MemoryError())
+    assert result.exit_code == 1 and "could not be written" in " ".join(result.output.split())
 
 
 def test_the_rows_of_an_ablation_share_what_is_encoded_of_a_scan(monkeypatch):
