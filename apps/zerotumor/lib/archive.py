@@ -15,6 +15,7 @@ from pathlib import Path
 import requests
 import torch
 from dicomweb_client import DICOMwebClient
+from fastapi import HTTPException
 from filelock import FileLock
 from monai.data import MetaTensor
 from monailabel.config import settings
@@ -79,15 +80,43 @@ class Archive(DICOMWebDatastore, Folder):
         What this app found by itself and stored is a proposal and no label.
         """
         self._init_from_datastore_file()
-        segmented = {k for k, v in self._datastore.objects.items() if self._is_empty_label(v.labels)}
+        empty = {k for k, v in self._datastore.objects.items() if self._is_empty_label(v.labels)}
+        return sorted((empty | self._segmented().keys()) & set(self.list_images()))
+
+    def _segmented(self) -> dict[str, str]:
+        """SeriesInstanceUIDs of series, and of a DICOM SEG in the archive in which a person had a part."""
+        segmented: dict[str, str] = {}
         for answer in self._client.search_for_series(search_filters={"Modality": "SEG"}):
             series = Dataset.from_json(answer)
             uid = str(series["SeriesInstanceUID"].value)
             if uid not in self._referenced:
                 stored = self._client.retrieve_series_metadata(str(series["StudyInstanceUID"].value), uid)
                 self._referenced[uid] = labeled_by(Dataset.from_json(stored[0])) if stored else ()
-            segmented.update(self._referenced[uid])
-        return sorted(segmented & set(self.list_images()))
+            for image in self._referenced[uid]:
+                segmented.setdefault(image, uid)
+        return segmented
+
+    def datalist(self) -> list[dict[str, str]]:
+        """Files of the labeled series and of their final labels, fetched where the archive alone has them.
+
+        MONAI Label's deletes final labels that have no DICOM SEG in the archive, as those without a lesion, and takes what
+        this app proposed for final.
+
+        Raises:
+            HTTPException: 502 the archive is not reached.
+        """
+        segmented, pairs = self._segmented(), []
+        for image in self.get_labeled_images():
+            try:
+                scan = self.get_image_uri(image)
+                label = self.get_label_uri(segmented.get(image, ""), DefaultLabelTag.FINAL, image)
+            except HTTPException as error:
+                if error.status_code >= 500:
+                    raise
+                logger.warning(f"{image} is not listed for training: {error.detail}")
+                continue
+            pairs += [{"image": scan, "label": label}] if label else []
+        return pairs
 
     @staticmethod
     def _is_empty_label(labels: dict) -> bool:

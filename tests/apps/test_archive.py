@@ -1,0 +1,139 @@
+"""A DICOMweb archive as datastore: which labels count, series that are still arriving, and servers that fail."""
+
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+from dicomweb_client import DICOMwebClient
+from make_files import ct_values, write_dicom
+from pydicom.dataset import Dataset
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "apps" / "zerotumor"))
+from lib.compat import import_without_torchvision
+
+import_without_torchvision()
+from lib.archive import Archive
+
+from zerotumor.export import dicom_seg
+from zerotumor.volumes import read_scan
+
+
+class Client(DICOMwebClient):
+    """An archive that holds these objects."""
+
+    def __init__(self, objects):
+        super().__init__("http://archive.invalid/dicom-web")
+        self.objects = objects
+
+    def search_for_series(self, search_filters=None, **_):
+        series = {str(o.SeriesInstanceUID): o for o in self.objects}.values()
+        wanted = [o for o in series if all(o.get(k) == v for k, v in search_filters.items())]
+        return [{**o.group_dataset(0x20).to_json_dict(), **o.group_dataset(0x08).to_json_dict()} for o in wanted]
+
+    def retrieve_series(self, study, series, **_):
+        return [o for o in self.objects if o.SeriesInstanceUID == series]
+
+    def retrieve_series_metadata(self, study, series, **_):
+        found = [o.to_json_dict() for o in self.objects if o.SeriesInstanceUID == series]
+        return [{k: v for k, v in o.items() if k != "7FE00010"} for o in found]
+
+    def store_instances(self, datasets, **_):
+        self.objects += datasets
+        return Dataset()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_dicom(tmp_path / "series", ct_values())
+
+
+@pytest.fixture
+def client(folder):
+    slices = [pydicom.dcmread(file) for file in folder.iterdir()]
+    return Client(sorted(slices, key=lambda s: s.InstanceNumber))
+
+
+@pytest.fixture
+def uid(client):
+    return str(client.objects[0].SeriesInstanceUID)
+
+
+@pytest.fixture
+def open_archive(tmp_path):
+    """Opens an archive with a cache that lasts as long as the test."""
+    opened = []
+
+    def archive(client, **options):
+        opened.append(Archive(client, {"Modality": "CT"}, cache_path=str(tmp_path / "cache"), **options))
+        return opened[-1]
+
+    yield archive
+    for one in opened:
+        one._observer.stop()
+
+
+def like(image, path, voxels=None):
+    """A label on an image's grid; empty unless voxels are given."""
+    scan = nib.load(image)
+    label = np.zeros(scan.shape, np.uint8)
+    if voxels is not None:
+        label[voxels] = 1
+    nib.save(nib.Nifti1Image(label, scan.affine), path)
+    return str(path)
+
+
+def seg_of(folder, image, semiautomatic=False):
+    scan = nib.load(image)
+    mask = np.zeros((1, *scan.shape), np.uint8)
+    mask[0, 6:9, 5:7, 3:5] = 1
+    entry = {"prompt": "liver tumor", "concept": "liver tumor", "organs": ["liver"]}
+    return dicom_seg(folder, mask, scan.affine, [entry], semiautomatic=semiautomatic)
+
+
+def test_the_list_for_training_keeps_a_label_that_says_healthy(client, uid, open_archive, tmp_path):
+    archive = open_archive(client)
+    image = archive.get_image_uri(uid)
+    archive.save_label(uid, like(image, tmp_path / "empty.nii.gz"), "final", {})
+    label = archive.get_label_uri(uid, "final")
+    assert archive.datalist() == [{"image": image, "label": label}]
+    assert Path(label).is_file() and archive.get_labeled_images() == [uid]
+
+
+def test_the_list_for_training_keeps_a_label_whose_seg_is_gone_from_the_archive(client, uid, open_archive, tmp_path):
+    archive = open_archive(client)
+    image = archive.get_image_uri(uid)
+    archive.save_label(uid, like(image, tmp_path / "a.nii.gz", np.s_[6:9, 5:7, 3:5]), "final", {})
+    label = archive.get_label_uri(uid, "final")
+    assert archive.datalist() == [{"image": image, "label": label}]
+    assert client.objects.pop().Modality == "SEG"
+    assert archive.datalist() == [] and Path(label).is_file()
+
+
+def test_what_the_app_proposed_is_no_label_to_train_on(client, uid, folder, open_archive):
+    archive = open_archive(client)
+    client.objects.append(seg_of(folder, archive.get_image_uri(uid)))
+    assert archive.datalist() == [] and archive.get_label_uri(uid, "final") == ""
+
+
+def test_a_persons_label_that_the_archive_alone_has_is_fetched(client, uid, folder, open_archive):
+    archive = open_archive(client)
+    image = archive.get_image_uri(uid)
+    client.objects += [seg_of(folder, image), seg_of(folder, image, semiautomatic=True)]
+    (pair,) = archive.datalist()
+    assert pair["image"] == image and int(read_scan(pair["label"], labels=True).sum()) == 12
+
+
+def test_a_scan_that_cannot_be_read_does_not_hold_up_the_list_for_training(client, uid, folder, open_archive, caplog):
+    archive = open_archive(client)
+    client.objects.append(seg_of(folder, archive.get_image_uri(uid), semiautomatic=True))
+    other = [pydicom.dcmread(file) for file in write_dicom(folder.parent / "other", ct_values()).iterdir()]
+    gap = [s for s in other if s.InstanceNumber != 8]
+    foreign = seg_of(folder, archive.get_image_uri(uid), semiautomatic=True)
+    foreign.ReferencedSeriesSequence[0].SeriesInstanceUID = other[0].SeriesInstanceUID
+    client.objects += [*gap, foreign]
+    assert len(archive.get_labeled_images()) == 2
+    assert [Path(pair["image"]).name for pair in archive.datalist()] == [f"{uid}.nii.gz"]
+    assert str(other[0].SeriesInstanceUID) in caplog.text
