@@ -1,7 +1,12 @@
 """A DICOMweb archive as datastore: which labels count, series that are still arriving, and servers that fail."""
 
+import json
+import socket
 import sys
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import nibabel as nib
 import numpy as np
@@ -15,8 +20,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "apps" / "zerotumor
 from lib.compat import import_without_torchvision
 
 import_without_torchvision()
+from fastapi import HTTPException
 from lib.archive import Archive
+from monailabel.datastore.dicom import DICOMwebClientX, DICOMWebDatastore
+from requests import Session
 
+from zerotumor import stow
 from zerotumor.export import dicom_seg
 from zerotumor.volumes import read_scan
 
@@ -137,3 +146,98 @@ def test_a_scan_that_cannot_be_read_does_not_hold_up_the_list_for_training(clien
     assert len(archive.get_labeled_images()) == 2
     assert [Path(pair["image"]).name for pair in archive.datalist()] == [f"{uid}.nii.gz"]
     assert str(other[0].SeriesInstanceUID) in caplog.text
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers every question with the server's `status` and `content`."""
+
+    def do_GET(self):
+        self.server.logins.append(self.headers.get("Authorization"))
+        self.send_response(self.server.status)
+        self.send_header("Content-Type", "application/dicom+json")
+        self.send_header("Content-Length", str(len(self.server.content)))
+        self.end_headers()
+        self.wfile.write(self.server.content)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server():
+    with HTTPServer(("127.0.0.1", 0), Handler) as one:
+        one.url, one.status, one.content, one.logins = f"http://127.0.0.1:{one.server_port}/dicom-web", 200, b"[]", []
+        Thread(target=one.serve_forever, daemon=True).start()
+        yield one
+        one.shutdown()
+
+
+def refused(ask, *args):
+    """The one sentence of a 502."""
+    with pytest.raises(HTTPException) as error:
+        ask(*args)
+    assert error.value.status_code == 502 and "\n" not in error.value.detail
+    return error.value.detail
+
+
+@pytest.mark.parametrize(
+    ("status", "content"),
+    [
+        (200, b"<html>log in</html>"),
+        (200, b'{"error": "x"}'),
+        (200, b'[{"00080060": {"vr": "CS", "Value": ["CT"]}}]'),
+        (200, b'["x"]'),
+        (200, b"null"),
+        (401, b""),
+        (500, b"[]"),
+        (503, b""),
+    ],
+)
+def test_an_answer_that_is_none(server, open_archive, status, content):
+    server.status, server.content = status, content
+    archive = open_archive(DICOMwebClient(server.url))
+    asked = [archive.list_images, archive.get_labeled_images, archive.get_unlabeled_images, archive.datalist]
+    said = [*map(refused, asked), refused(archive.get_image_uri, "1.2.3")]
+    assert all("the archive is not reached or does not answer as a DICOMweb server" in sentence for sentence in said)
+    assert status in (200, 503) or f"HTTP {status}" in said[0]
+
+
+def test_a_series_that_belongs_to_no_study(server, open_archive):
+    series = {"0020000E": {"vr": "UI", "Value": ["1.2.3"]}, "00080060": {"vr": "CS", "Value": ["SEG"]}}
+    server.content = json.dumps([series]).encode()
+    archive = open_archive(DICOMwebClient(server.url))
+    assert "does not answer as a DICOMweb server" in refused(archive.get_image_uri, "1.2.3")
+    assert "does not answer as a DICOMweb server" in refused(archive.get_labeled_images)
+
+
+def test_no_archive(open_archive):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        archive = open_archive(DICOMwebClient(f"http://127.0.0.1:{free.getsockname()[1]}/dicom-web"))
+    start = time.monotonic()
+    assert "is not reached" in refused(archive.list_images) and "is not reached" in refused(
+        archive.get_image_uri, "1.2"
+    )
+    assert time.monotonic() - start < 10
+
+
+def test_a_silent_archive_holds_nobody(open_archive, monkeypatch):
+    monkeypatch.setattr(stow, "TIMEOUT", (1, 0.3))
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        archive = open_archive(DICOMwebClient(f"http://127.0.0.1:{silent.getsockname()[1]}"))
+        start = time.monotonic()
+        assert "is not reached" in refused(archive.list_images) and "is not reached" in refused(
+            archive.get_image_uri, "1.2"
+        )
+        assert time.monotonic() - start < 10
+
+
+def test_the_login_of_the_settings_stays(server, open_archive, tmp_path):
+    session = Session()
+    session.auth = ("me", "s@fe")
+    first = DICOMWebDatastore(DICOMwebClientX(server.url, session=session), {}, cache_path=str(tmp_path / "cache"))
+    archive = Archive.like(first)
+    archive._observer.stop()
+    assert archive.list_images() == [] and set(server.logins) == {"Basic bWU6c0BmZQ=="}

@@ -10,9 +10,10 @@ import logging
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import requests
 import torch
 from dicomweb_client import DICOMwebClient
 from fastapi import HTTPException
@@ -24,14 +25,13 @@ from monailabel.datastore.utils.convert import binary_to_image
 from monailabel.datastore.utils.dicom import dicom_web_download_series
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from pydicom import Dataset
-from retrying import RetryError
 
 from zerotumor.derived import MAKER
 from zerotumor.errors import ScanError, ServerError
 from zerotumor.export import dicom_seg
 from zerotumor.prompts import Prompt
 from zerotumor.report import describe_prompt
-from zerotumor.stow import store
+from zerotumor.stow import BAD_ANSWER, bound_waits, store
 from zerotumor.vocabulary import LESIONS
 from zerotumor.volumes import read_scan, write_scan
 
@@ -49,6 +49,7 @@ class Archive(DICOMWebDatastore, Folder):
 
     def __init__(self, client: DICOMwebClient, search_filter: dict, **options: object) -> None:
         self._referenced: dict[str, tuple[str, ...]] = {}
+        bound_waits(client)
         super().__init__(client, search_filter, **options)
 
     @classmethod
@@ -65,14 +66,21 @@ class Archive(DICOMWebDatastore, Folder):
         )
 
     def list_images(self) -> list[str]:
-        """SeriesInstanceUIDs of the CT and MR series."""
+        """SeriesInstanceUIDs of the CT and MR series.
+
+        Raises:
+            HTTPException: 502 the archive is not reached, here and wherever it is asked.
+        """
         wanted = {k: v for k, v in (self._search_filter or {}).items() if k != "Modality"}
         asked = (self._search_filter or {}).get("Modality", "CT")
-        found = []
-        for modality in MODALITIES if asked == "CT" else (asked,):
-            answers = self._client.search_for_series(search_filters={**wanted, "Modality": modality})
-            found += [str(Dataset.from_json(a)["SeriesInstanceUID"].value) for a in answers]
-        return found
+        modalities = MODALITIES if asked == "CT" else (asked,)
+        return [uid for modality in modalities for uid in self._series({**wanted, "Modality": modality})]
+
+    def _series(self, wanted: dict[str, str]) -> dict[str, Dataset]:
+        """What the archive says of the series that it finds, by SeriesInstanceUID."""
+        with answering():
+            found = [Dataset.from_json(a) for a in self._client.search_for_series(search_filters=wanted)]
+            return {str(series["SeriesInstanceUID"].value): series for series in found}
 
     def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
         """SeriesInstanceUIDs of the series that a DICOM SEG in the archive refers to, or whose final label is empty.
@@ -86,12 +94,11 @@ class Archive(DICOMWebDatastore, Folder):
     def _segmented(self) -> dict[str, str]:
         """SeriesInstanceUIDs of series, and of a DICOM SEG in the archive in which a person had a part."""
         segmented: dict[str, str] = {}
-        for answer in self._client.search_for_series(search_filters={"Modality": "SEG"}):
-            series = Dataset.from_json(answer)
-            uid = str(series["SeriesInstanceUID"].value)
+        for uid, series in self._series({"Modality": "SEG"}).items():
             if uid not in self._referenced:
-                stored = self._client.retrieve_series_metadata(str(series["StudyInstanceUID"].value), uid)
-                self._referenced[uid] = labeled_by(Dataset.from_json(stored[0])) if stored else ()
+                with answering():
+                    stored = self._client.retrieve_series_metadata(str(series["StudyInstanceUID"].value), uid)
+                    self._referenced[uid] = labeled_by(Dataset.from_json(stored[0])) if stored else ()
             for image in self._referenced[uid]:
                 segmented.setdefault(image, uid)
         return segmented
@@ -146,12 +153,11 @@ class Archive(DICOMWebDatastore, Folder):
                     with tempfile.TemporaryDirectory() as temporary:
                         copy = Path(temporary) / nifti.name
                         write_scan(read_scan(folder), copy)
-                        self.add_image(image_id, str(copy), self._dicom_info(image_id))
+                        with answering():
+                            info = self._dicom_info(image_id)
+                        self.add_image(image_id, str(copy), info)
             except ScanError as error:
                 raise refuse(str(error).replace(str(folder), f"the series {image_id}"), 422) from None
-            except (requests.RequestException, RetryError) as error:
-                logger.warning(f"{image_id}: {error}")
-                raise refuse("the archive does not answer as it should: check that it runs", 502) from None
         return str(nifti)
 
     def _fetch(self, image_id: str, folder: Path) -> None:
@@ -160,13 +166,14 @@ class Archive(DICOMWebDatastore, Folder):
         Raises:
             HTTPException: there is no such series.
         """
-        found = self._client.search_for_series(search_filters={"SeriesInstanceUID": image_id})
-        studies = [str(Dataset.from_json(f).get("StudyInstanceUID", "")) for f in found]
-        if not studies:
+        series = self._series({"SeriesInstanceUID": image_id}).get(image_id)
+        if series is None:
             raise refuse(f"there is no series {image_id} in the archive: ask for /datastore/?output=all", 404)
         partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".fetching-"))
         try:
-            dicom_web_download_series(studies[0], image_id, str(partial), self._client, self._fetch_by_frame)
+            with answering():
+                study = str(series["StudyInstanceUID"].value)
+                dicom_web_download_series(study, image_id, str(partial), self._client, self._fetch_by_frame)
             partial.rename(folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -179,7 +186,8 @@ class Archive(DICOMWebDatastore, Folder):
         here = Folder.get_label_uri(self, image_id or label_id, label_tag)
         if here or not image_id:
             return here
-        super().get_label_uri(label_id, label_tag, image_id)
+        with answering():
+            super().get_label_uri(label_id, label_tag, image_id)
         return Folder.get_label_uri(self, image_id, label_tag)
 
     def series_folder(self, image_id: str) -> str:
@@ -233,6 +241,26 @@ class Archive(DICOMWebDatastore, Folder):
             return None
         return dicom_seg(self.series_folder(image_id), torch.stack(masks), labels.affine, entries,
                          method="annotation", semiautomatic=True)  # fmt: skip
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """The archive is asked within, and its answer read.
+
+    Raises:
+        HTTPException: 502 it is not reached, or sends something else.
+    """
+    try:
+        yield
+    except BAD_ANSWER as error:
+        logger.warning(f"the archive does not answer: {error!r}")
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        raise refuse(
+            "the archive is not reached or does not answer as a DICOMweb server "
+            f"({f'HTTP {status}' if status else type(error).__name__}): check its address, that it runs, and name and "
+            "password if it asks for them",
+            502,
+        ) from None
 
 
 def facts_of(image_id: str, datastore: Datastore) -> dict[str, str]:
