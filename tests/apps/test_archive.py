@@ -35,15 +35,18 @@ class Client(DICOMwebClient):
 
     def __init__(self, objects):
         super().__init__("http://archive.invalid/dicom-web")
-        self.objects = objects
+        self.objects, self.lost = objects, 0
 
     def search_for_series(self, search_filters=None, **_):
         series = {str(o.SeriesInstanceUID): o for o in self.objects}.values()
         wanted = [o for o in series if all(o.get(k) == v for k, v in search_filters.items())]
         return [{**o.group_dataset(0x20).to_json_dict(), **o.group_dataset(0x08).to_json_dict()} for o in wanted]
 
+    def search_for_instances(self, study, series, **_):
+        return [{} for o in self.objects if o.SeriesInstanceUID == series]
+
     def retrieve_series(self, study, series, **_):
-        return [o for o in self.objects if o.SeriesInstanceUID == series]
+        return [o for o in self.objects if o.SeriesInstanceUID == series][self.lost :]
 
     def retrieve_series_metadata(self, study, series, **_):
         found = [o.to_json_dict() for o in self.objects if o.SeriesInstanceUID == series]
@@ -146,6 +149,55 @@ def test_a_scan_that_cannot_be_read_does_not_hold_up_the_list_for_training(clien
     assert len(archive.get_labeled_images()) == 2
     assert [Path(pair["image"]).name for pair in archive.datalist()] == [f"{uid}.nii.gz"]
     assert str(other[0].SeriesInstanceUID) in caplog.text
+
+
+def slices(image):
+    return nib.load(image).shape[2]
+
+
+def test_a_series_that_was_still_arriving_is_fetched_again(client, uid, open_archive, tmp_path):
+    everything = client.objects
+    client.objects = everything[:9]
+    archive = open_archive(client)
+    image = archive.get_image_uri(uid)
+    archive.save_label(uid, like(image, tmp_path / "a.nii.gz"), "original", {})
+    assert slices(image) == 9
+    client.objects = everything[:12]
+    assert slices(archive.get_image_uri(uid)) == 12 and len(list(Path(archive.series_folder(uid)).iterdir())) == 12
+    client.objects = everything
+    assert slices(open_archive(client).get_image_uri(uid)) == 16
+    assert Path(archive.get_label_uri(uid, "original")).is_file(), "what was made before is not lost"
+
+
+def test_a_series_that_is_whole_is_fetched_once(client, uid, open_archive, monkeypatch):
+    for one in client.objects:
+        one.NumberOfSeriesRelatedInstances = len(client.objects)
+    monkeypatch.setattr(client, "search_for_instances", None)
+    image = open_archive(client).get_image_uri(uid)
+    monkeypatch.setattr(client, "retrieve_series", None)
+    assert open_archive(client).get_image_uri(uid) == image
+
+
+def test_a_download_that_lacks_slices_is_not_kept(client, uid, open_archive):
+    archive, client.lost = open_archive(client), 5
+    assert "gave 11 of 16 files" in refused(archive.get_image_uri, uid)
+    assert archive.series_folder(uid) == ""
+    client.lost = 0
+    assert slices(archive.get_image_uri(uid)) == 16
+
+
+def test_a_series_with_a_gap_is_read_once_the_gap_is_filled(client, uid, open_archive):
+    archive, late = open_archive(client), client.objects.pop(7)
+    with pytest.raises(HTTPException, match="422") as error:
+        archive.get_image_uri(uid)
+    assert f"the series {uid}" in error.value.detail and archive.series_folder(uid) == ""
+    client.objects.append(late)
+    assert slices(archive.get_image_uri(uid)) == 16
+
+
+def test_files_made_from_frames_are_refused_at_the_start(client, open_archive):
+    with pytest.raises(ValueError, match="MONAI_LABEL_DICOMWEB_FETCH_BY_FRAME"):
+        open_archive(client, fetch_by_frame=True)
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -6,7 +6,9 @@ labeled is offered again), takes a series whose download broke off for whole, an
 
 from __future__ import annotations
 
+import filecmp
 import logging
+import os
 import re
 import shutil
 import tempfile
@@ -36,7 +38,7 @@ from zerotumor.vocabulary import LESIONS
 from zerotumor.volumes import read_scan, write_scan
 
 from .options import refuse
-from .store import Folder
+from .store import Folder, copied, or_full
 
 logger = logging.getLogger(__name__)
 MODALITIES = ("CT", "MR")
@@ -48,6 +50,10 @@ class Archive(DICOMWebDatastore, Folder):
     is MONAI Label's default and not a wish."""
 
     def __init__(self, client: DICOMwebClient, search_filter: dict, **options: object) -> None:
+        if options.pop("fetch_by_frame", False):
+            raise ValueError(
+                "MONAI_LABEL_DICOMWEB_FETCH_BY_FRAME makes files that nothing can read: unset it, series are fetched whole"
+            )
         self._referenced: dict[str, tuple[str, ...]] = {}
         bound_waits(client)
         super().__init__(client, search_filter, **options)
@@ -136,47 +142,65 @@ class Archive(DICOMWebDatastore, Folder):
         return sorted(set(self.list_images()) - set(self.get_labeled_images()))
 
     def get_image_uri(self, image_id: str) -> str:
-        """A series as NIfTI for clients, fetched at first use.
+        """A series as NIfTI for clients, fetched at first use, and again once the archive has more of it.
 
         Raises:
             HTTPException: 404 there is no such series; 422 it cannot be used; 502 the archive is not reached.
         """
         if len(image_id) > 64 or not UID.fullmatch(image_id):
             raise refuse(f"{image_id[:100]!r} is no SeriesInstanceUID: ask for /datastore/?output=all", 404)
-        cache = Path(self._datastore.image_path()).resolve()
-        folder, nifti = cache / image_id, cache / f"{image_id}.nii.gz"
-        with FileLock(f"{folder}.lock"):  # batches run in a process of their own
-            try:
-                if not folder.is_dir():
-                    self._fetch(image_id, folder)
-                if not nifti.is_file() or not Folder.get_image_uri(self, image_id):
-                    with tempfile.TemporaryDirectory() as temporary:
-                        copy = Path(temporary) / nifti.name
-                        write_scan(read_scan(folder), copy)
-                        with answering():
-                            info = self._dicom_info(image_id)
-                        self.add_image(image_id, str(copy), info)
-            except ScanError as error:
-                raise refuse(str(error).replace(str(folder), f"the series {image_id}"), 422) from None
-        return str(nifti)
-
-    def _fetch(self, image_id: str, folder: Path) -> None:
-        """Download a series; the folder appears when all of it is there.
-
-        Raises:
-            HTTPException: there is no such series.
-        """
         series = self._series({"SeriesInstanceUID": image_id}).get(image_id)
         if series is None:
             raise refuse(f"there is no series {image_id} in the archive: ask for /datastore/?output=all", 404)
+        files = self._files_of(series)
+        cache = Path(self._datastore.image_path()).resolve()
+        folder, nifti = cache / image_id, cache / f"{image_id}.nii.gz"
+        with FileLock(f"{folder}.lock"):  # batches run in a process of their own
+            whole = folder.is_dir() and len(list(folder.iterdir())) >= files  # else it was still arriving
+            if not whole or not nifti.is_file() or not Folder.get_image_uri(self, image_id):
+                self._fetch(series, files, folder, nifti)
+        return str(nifti)
+
+    def _files_of(self, series: Dataset) -> int:
+        """How many files of a series the archive has by now."""
+        with answering():
+            study, uid = (str(series[key].value) for key in ("StudyInstanceUID", "SeriesInstanceUID"))
+            said = int(series.get("NumberOfSeriesRelatedInstances") or 0)
+            return said if said > 0 else len(self._client.search_for_instances(study, uid))
+
+    def _fetch(self, series: Dataset, files: int, folder: Path, nifti: Path) -> None:
+        """Download a series; folder and NIfTI file appear, or replace those of fewer files, when it is there and readable.
+
+        Raises:
+            HTTPException: 422 it cannot be used; 502 the archive gives less than it has.
+        """
+        study, uid = str(series.StudyInstanceUID), str(series.SeriesInstanceUID)
         partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".fetching-"))
         try:
             with answering():
-                study = str(series["StudyInstanceUID"].value)
-                dicom_web_download_series(study, image_id, str(partial), self._client, self._fetch_by_frame)
-            partial.rename(folder)
+                info = self._dicom_info(uid)
+                dicom_web_download_series(study, uid, str(partial), self._client)
+            got = len(list(partial.iterdir()))
+            if got < files:
+                raise refuse(f"the archive gave {got} of {files} files of the series {uid}: ask again later", 502)
+            with tempfile.TemporaryDirectory() as temporary:
+                copy = Path(temporary) / nifti.name
+                write_scan(read_scan(partial), copy)
+                self._keep(uid, copy, nifti, info)
+            shutil.rmtree(folder, ignore_errors=True)
+            partial.rename(folder)  # last: what breaks off before is fetched again
+        except ScanError as error:
+            raise refuse(str(error).replace(str(partial), f"the series {uid}"), 422) from None
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+    def _keep(self, uid: str, scan: Path, nifti: Path, info: dict) -> None:
+        """Put a scan into the datastore; a shorter one makes room, and its labels stay."""
+        if nifti.is_file() and not filecmp.cmp(scan, nifti, shallow=False):  # `add_image` would call it another scan
+            logger.warning(f"{uid} was fetched anew; what was made on it before may not cover it")
+            with or_full("the scan was not saved"), copied(scan, nifti) as ready:
+                os.replace(ready, nifti)
+        self.add_image(uid, str(scan), info)
 
     def get_label_uri(self, label_id: str, label_tag: str, image_id: str = "") -> str:
         """A label's file: as it was saved here, else made from the DICOM SEG `label_id` of the archive.
