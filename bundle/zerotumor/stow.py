@@ -9,19 +9,32 @@ from xml.etree.ElementTree import ParseError
 import requests
 from dicomweb_client.api import DICOMwebClient
 from pydicom.dataset import Dataset
+from pydicom.errors import InvalidDicomError
+from requests.adapters import HTTPAdapter
 from retrying import RetryError
 
 from .errors import ServerError
 
 TIMEOUT = (10, 120)  # seconds to connect, and between bytes: a server may take a while to store
+BAD_ANSWER = (
+    requests.RequestException, RetryError, ParseError, InvalidDicomError, ValueError, LookupError, TypeError,
+    AttributeError,
+)  # fmt: skip
+"""What asking a DICOMweb server and reading its answer can raise, whatever it sends in place of DICOM."""
 
 
-class _Session(requests.Session):
-    """A session whose requests end: without a timeout a silent server would hold a whole run."""
+class _Ending(HTTPAdapter):
+    """Requests that end: without a timeout a silent server would hold a whole run."""
 
-    def request(self, *args, **kwargs) -> requests.Response:
-        kwargs.setdefault("timeout", TIMEOUT)
-        return super().request(*args, **kwargs)
+    def send(self, *args, timeout: float | tuple | None = None, **kwargs) -> requests.Response:
+        return super().send(*args, timeout=timeout or TIMEOUT, **kwargs)
+
+
+def bound_waits(client: DICOMwebClient) -> None:
+    """Let no request of a client wait for ever or be repeated for long; who it logs in as stays."""
+    for scheme in ("http://", "https://"):
+        client._session.mount(scheme, _Ending())
+    client.set_http_retry_params(retry=True, max_attempts=2, wait_exponential_multiplier=250)
 
 
 def split_url(url: str) -> tuple[str, tuple[str, str] | None]:
@@ -54,10 +67,10 @@ def push(url: str, datasets: Sequence[Dataset]) -> None:
         ServerError: it is not reached, or refuses any of them. Files on disk are not touched either way.
     """
     shown, login = split_url(url)
-    session = _Session()
+    session = requests.Session()
     session.auth = login
     client = DICOMwebClient(shown, session=session)
-    client.set_http_retry_params(retry=True, max_attempts=2, wait_exponential_multiplier=250)
+    bound_waits(client)
     store(client, datasets, shown)
 
 
@@ -75,7 +88,7 @@ def store(client: DICOMwebClient, datasets: Sequence[Dataset], shown: str | None
         raise ServerError(
             f"{shown} refused the result (HTTP {status}): check the address and your rights; the file is kept"
         ) from error
-    except (requests.RequestException, RetryError, ValueError, KeyError, ParseError) as error:
+    except BAD_ANSWER as error:
         raise ServerError(
             f"{shown} could not be reached or did not answer as a DICOMweb server ({type(error).__name__}): check the "
             "address and that it runs; the file is kept"

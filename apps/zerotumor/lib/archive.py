@@ -6,15 +6,19 @@ labeled is offered again), takes a series whose download broke off for whole, an
 
 from __future__ import annotations
 
+import filecmp
 import logging
+import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import requests
 import torch
 from dicomweb_client import DICOMwebClient
+from fastapi import HTTPException
 from filelock import FileLock
 from monai.data import MetaTensor
 from monailabel.config import settings
@@ -23,19 +27,18 @@ from monailabel.datastore.utils.convert import binary_to_image
 from monailabel.datastore.utils.dicom import dicom_web_download_series
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from pydicom import Dataset
-from retrying import RetryError
 
 from zerotumor.derived import MAKER
 from zerotumor.errors import ScanError, ServerError
 from zerotumor.export import dicom_seg
 from zerotumor.prompts import Prompt
 from zerotumor.report import describe_prompt
-from zerotumor.stow import store
+from zerotumor.stow import BAD_ANSWER, bound_waits, store
 from zerotumor.vocabulary import LESIONS
 from zerotumor.volumes import read_scan, write_scan
 
 from .options import refuse
-from .store import Folder
+from .store import Folder, copied, or_full
 
 logger = logging.getLogger(__name__)
 MODALITIES = ("CT", "MR")
@@ -47,7 +50,12 @@ class Archive(DICOMWebDatastore, Folder):
     is MONAI Label's default and not a wish."""
 
     def __init__(self, client: DICOMwebClient, search_filter: dict, **options: object) -> None:
+        if options.pop("fetch_by_frame", False):
+            raise ValueError(
+                "MONAI_LABEL_DICOMWEB_FETCH_BY_FRAME makes files that nothing can read: unset it, series are fetched whole"
+            )
         self._referenced: dict[str, tuple[str, ...]] = {}
+        bound_waits(client)
         super().__init__(client, search_filter, **options)
 
     @classmethod
@@ -64,14 +72,21 @@ class Archive(DICOMWebDatastore, Folder):
         )
 
     def list_images(self) -> list[str]:
-        """SeriesInstanceUIDs of the CT and MR series."""
+        """SeriesInstanceUIDs of the CT and MR series.
+
+        Raises:
+            HTTPException: 502 the archive is not reached, here and wherever it is asked.
+        """
         wanted = {k: v for k, v in (self._search_filter or {}).items() if k != "Modality"}
         asked = (self._search_filter or {}).get("Modality", "CT")
-        found = []
-        for modality in MODALITIES if asked == "CT" else (asked,):
-            answers = self._client.search_for_series(search_filters={**wanted, "Modality": modality})
-            found += [str(Dataset.from_json(a)["SeriesInstanceUID"].value) for a in answers]
-        return found
+        modalities = MODALITIES if asked == "CT" else (asked,)
+        return [uid for modality in modalities for uid in self._series({**wanted, "Modality": modality})]
+
+    def _series(self, wanted: dict[str, str]) -> dict[str, Dataset]:
+        """What the archive says of the series that it finds, by SeriesInstanceUID."""
+        with answering():
+            found = [Dataset.from_json(a) for a in self._client.search_for_series(search_filters=wanted)]
+            return {str(series["SeriesInstanceUID"].value): series for series in found}
 
     def get_labeled_images(self, label_tag: str | None = None, labels: list[str] | None = None) -> list[str]:
         """SeriesInstanceUIDs of the series that a DICOM SEG in the archive refers to, or whose final label is empty.
@@ -79,15 +94,42 @@ class Archive(DICOMWebDatastore, Folder):
         What this app found by itself and stored is a proposal and no label.
         """
         self._init_from_datastore_file()
-        segmented = {k for k, v in self._datastore.objects.items() if self._is_empty_label(v.labels)}
-        for answer in self._client.search_for_series(search_filters={"Modality": "SEG"}):
-            series = Dataset.from_json(answer)
-            uid = str(series["SeriesInstanceUID"].value)
+        empty = {k for k, v in self._datastore.objects.items() if self._is_empty_label(v.labels)}
+        return sorted((empty | self._segmented().keys()) & set(self.list_images()))
+
+    def _segmented(self) -> dict[str, str]:
+        """SeriesInstanceUIDs of series, and of a DICOM SEG in the archive in which a person had a part."""
+        segmented: dict[str, str] = {}
+        for uid, series in self._series({"Modality": "SEG"}).items():
             if uid not in self._referenced:
-                stored = self._client.retrieve_series_metadata(str(series["StudyInstanceUID"].value), uid)
-                self._referenced[uid] = labeled_by(Dataset.from_json(stored[0])) if stored else ()
-            segmented.update(self._referenced[uid])
-        return sorted(segmented & set(self.list_images()))
+                with answering():
+                    stored = self._client.retrieve_series_metadata(str(series["StudyInstanceUID"].value), uid)
+                    self._referenced[uid] = labeled_by(Dataset.from_json(stored[0])) if stored else ()
+            for image in self._referenced[uid]:
+                segmented.setdefault(image, uid)
+        return segmented
+
+    def datalist(self) -> list[dict[str, str]]:
+        """Files of the labeled series and of their final labels, fetched where the archive alone has them.
+
+        MONAI Label's deletes final labels that have no DICOM SEG in the archive, as those without a lesion, and takes what
+        this app proposed for final.
+
+        Raises:
+            HTTPException: 502 the archive is not reached.
+        """
+        segmented, pairs = self._segmented(), []
+        for image in self.get_labeled_images():
+            try:
+                scan = self.get_image_uri(image)
+                label = self.get_label_uri(segmented.get(image, ""), DefaultLabelTag.FINAL, image)
+            except HTTPException as error:
+                if error.status_code >= 500:
+                    raise
+                logger.warning(f"{image} is not listed for training: {error.detail}")
+                continue
+            pairs += [{"image": scan, "label": label}] if label else []
+        return pairs
 
     @staticmethod
     def _is_empty_label(labels: dict) -> bool:
@@ -100,47 +142,65 @@ class Archive(DICOMWebDatastore, Folder):
         return sorted(set(self.list_images()) - set(self.get_labeled_images()))
 
     def get_image_uri(self, image_id: str) -> str:
-        """A series as NIfTI for clients, fetched at first use.
+        """A series as NIfTI for clients, fetched at first use, and again once the archive has more of it.
 
         Raises:
             HTTPException: 404 there is no such series; 422 it cannot be used; 502 the archive is not reached.
         """
         if len(image_id) > 64 or not UID.fullmatch(image_id):
             raise refuse(f"{image_id[:100]!r} is no SeriesInstanceUID: ask for /datastore/?output=all", 404)
+        series = self._series({"SeriesInstanceUID": image_id}).get(image_id)
+        if series is None:
+            raise refuse(f"there is no series {image_id} in the archive: ask for /datastore/?output=all", 404)
+        files = self._files_of(series)
         cache = Path(self._datastore.image_path()).resolve()
         folder, nifti = cache / image_id, cache / f"{image_id}.nii.gz"
         with FileLock(f"{folder}.lock"):  # batches run in a process of their own
-            try:
-                if not folder.is_dir():
-                    self._fetch(image_id, folder)
-                if not nifti.is_file() or not Folder.get_image_uri(self, image_id):
-                    with tempfile.TemporaryDirectory() as temporary:
-                        copy = Path(temporary) / nifti.name
-                        write_scan(read_scan(folder), copy)
-                        self.add_image(image_id, str(copy), self._dicom_info(image_id))
-            except ScanError as error:
-                raise refuse(str(error).replace(str(folder), f"the series {image_id}"), 422) from None
-            except (requests.RequestException, RetryError) as error:
-                logger.warning(f"{image_id}: {error}")
-                raise refuse("the archive does not answer as it should: check that it runs", 502) from None
+            whole = folder.is_dir() and len(list(folder.iterdir())) >= files  # else it was still arriving
+            if not whole or not nifti.is_file() or not Folder.get_image_uri(self, image_id):
+                self._fetch(series, files, folder, nifti)
         return str(nifti)
 
-    def _fetch(self, image_id: str, folder: Path) -> None:
-        """Download a series; the folder appears when all of it is there.
+    def _files_of(self, series: Dataset) -> int:
+        """How many files of a series the archive has by now."""
+        with answering():
+            study, uid = (str(series[key].value) for key in ("StudyInstanceUID", "SeriesInstanceUID"))
+            said = int(series.get("NumberOfSeriesRelatedInstances") or 0)
+            return said if said > 0 else len(self._client.search_for_instances(study, uid))
+
+    def _fetch(self, series: Dataset, files: int, folder: Path, nifti: Path) -> None:
+        """Download a series; folder and NIfTI file appear, or replace those of fewer files, when it is there and readable.
 
         Raises:
-            HTTPException: there is no such series.
+            HTTPException: 422 it cannot be used; 502 the archive gives less than it has.
         """
-        found = self._client.search_for_series(search_filters={"SeriesInstanceUID": image_id})
-        studies = [str(Dataset.from_json(f).get("StudyInstanceUID", "")) for f in found]
-        if not studies:
-            raise refuse(f"there is no series {image_id} in the archive: ask for /datastore/?output=all", 404)
+        study, uid = str(series.StudyInstanceUID), str(series.SeriesInstanceUID)
         partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".fetching-"))
         try:
-            dicom_web_download_series(studies[0], image_id, str(partial), self._client, self._fetch_by_frame)
-            partial.rename(folder)
+            with answering():
+                info = self._dicom_info(uid)
+                dicom_web_download_series(study, uid, str(partial), self._client)
+            got = len(list(partial.iterdir()))
+            if got < files:
+                raise refuse(f"the archive gave {got} of {files} files of the series {uid}: ask again later", 502)
+            with tempfile.TemporaryDirectory() as temporary:
+                copy = Path(temporary) / nifti.name
+                write_scan(read_scan(partial), copy)
+                self._keep(uid, copy, nifti, info)
+            shutil.rmtree(folder, ignore_errors=True)
+            partial.rename(folder)  # last: what breaks off before is fetched again
+        except ScanError as error:
+            raise refuse(str(error).replace(str(partial), f"the series {uid}"), 422) from None
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+    def _keep(self, uid: str, scan: Path, nifti: Path, info: dict) -> None:
+        """Put a scan into the datastore; a shorter one makes room, and its labels stay."""
+        if nifti.is_file() and not filecmp.cmp(scan, nifti, shallow=False):  # `add_image` would call it another scan
+            logger.warning(f"{uid} was fetched anew; what was made on it before may not cover it")
+            with or_full("the scan was not saved"), copied(scan, nifti) as ready:
+                os.replace(ready, nifti)
+        self.add_image(uid, str(scan), info)
 
     def get_label_uri(self, label_id: str, label_tag: str, image_id: str = "") -> str:
         """A label's file: as it was saved here, else made from the DICOM SEG `label_id` of the archive.
@@ -150,7 +210,8 @@ class Archive(DICOMWebDatastore, Folder):
         here = Folder.get_label_uri(self, image_id or label_id, label_tag)
         if here or not image_id:
             return here
-        super().get_label_uri(label_id, label_tag, image_id)
+        with answering():
+            super().get_label_uri(label_id, label_tag, image_id)
         return Folder.get_label_uri(self, image_id, label_tag)
 
     def series_folder(self, image_id: str) -> str:
@@ -204,6 +265,26 @@ class Archive(DICOMWebDatastore, Folder):
             return None
         return dicom_seg(self.series_folder(image_id), torch.stack(masks), labels.affine, entries,
                          method="annotation", semiautomatic=True)  # fmt: skip
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """The archive is asked within, and its answer read.
+
+    Raises:
+        HTTPException: 502 it is not reached, or sends something else.
+    """
+    try:
+        yield
+    except BAD_ANSWER as error:
+        logger.warning(f"the archive does not answer: {error!r}")
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        raise refuse(
+            "the archive is not reached or does not answer as a DICOMweb server "
+            f"({f'HTTP {status}' if status else type(error).__name__}): check its address, that it runs, and name and "
+            "password if it asks for them",
+            502,
+        ) from None
 
 
 def facts_of(image_id: str, datastore: Datastore) -> dict[str, str]:
