@@ -89,9 +89,10 @@ def test_the_second_stage_starts_from_what_organs_leave_over(make):
 
 def test_the_second_stage_spares_the_backbone(make):
     model = make()
-    backbone, rest = model.groups(1e-3, backbone=0.1)
-    assert backbone["lr"] == pytest.approx(1e-4) and rest["lr"] == 1e-3
-    assert len(backbone["params"]) + len(rest["params"]) == len(list(model.parameters()))
+    backbone, rest, vectors = model.groups(1e-3, backbone=0.1)
+    assert backbone["lr"] == pytest.approx(1e-4) and rest["lr"] == 1e-3 < vectors["lr"]
+    assert len(backbone["params"]) + len(rest["params"]) + 1 == len(list(model.parameters()))
+    assert vectors["params"][0] is model.offsets.vectors and len(make(offset="none").groups(1e-3)) == 2
     names = {id(p): n for n, p in model.named_parameters()}
     for group in (backbone, rest):  # a resumed run finds its optimizer's state by these places
         order = [names[id(p)] for p in group["params"]]
