@@ -61,7 +61,7 @@ from zerotumor.segmenter import METHODS, Segmenter, WeightsError, available, loa
 from zerotumor.stow import push as store
 from zerotumor.stow import split_url
 from zerotumor.text import TextEncoderError
-from zerotumor.transforms import ModalityError, prepare
+from zerotumor.transforms import ModalityError
 from zerotumor.uncertainty import assess, attach
 from zerotumor.volumes import find_scans, read_scan, write_atomically, write_json
 
@@ -101,8 +101,7 @@ def write_results(model: Segmenter, scan: MetaTensor, result: ScanResult, files:
     probabilities = None
     if request["format"] not in DICOM_FORMATS and overlaps(result.masks):
         # Who wins. Nobody has kept them until now, since they take four times the memory of the masks.
-        prepared = prepare(scan, report["modality"], model.spacing)
-        probabilities = to_grid(result.answer.probabilities, prepared.affine, scan)
+        probabilities = to_grid(result.answer.probabilities, result.affine, scan)
     with replacing(files, report):
         written = save_mask(
             result.masks, scan.affine, report["prompts"], files["mask"], format=request["format"], source=source,
@@ -220,6 +219,27 @@ def settings_of(model: Segmenter, members: tuple[Segmenter, ...], unsure: bool) 
     return digest([records, record_of(read_calibration(model), model.weights_sha256) if unsure else None])
 
 
+def segment_all(scans: list[Path], results: Results, one) -> tuple[list[dict], list[dict]]:
+    """Every scan by `one`, with a bar for all and one for each; reports of what did not fail, and all summary lines."""
+    reports, rows = [], []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as progress:
+        whole = progress.add_task("scans", total=len(scans))
+        for path in scans:
+            window = progress.add_task(f"  {path.name}", total=None)
+            tick = lambda k, n, task=window: progress.update(task, completed=k, total=n)  # noqa: E731
+            report, status, error = one(path, results.files_of(path), tick)
+            # What was segmented but not stored keeps its lines: the files are there, and the next run stores them.
+            rows += rows_of(path, report, status, error)
+            if status == "failed":
+                progress.console.print(f"[red]{escape(f'{path.name}: {error}')}")
+            else:
+                reports.append(report)
+            progress.remove_task(window)
+            progress.advance(whole)
+    return reports, rows
+
+
 def main(
     inputs: Annotated[list[Path], typer.Argument(help="NIfTI or NRRD files, DICOM folders, or folders of these")],
     prompt: Annotated[list[str], typer.Option(help="what to look for; may be given several times")],
@@ -255,34 +275,17 @@ def main(
         "modality": modality, "series": series, "format": format, "save": list(maps),
         **({} if quality is None else {"quality": quality}),
     }  # fmt: skip
-    results, reports = Results(out, endings(format, len(prompts), maps)), []
     scans, rows = scans_in(inputs)
-    failed = len(rows)
     for row in rows:
         console.print(f"[red]{escape(row['error'])}")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        whole = progress.add_task("scans", total=len(scans))
-        for path in scans:
-            files = results.files_of(path)
-            window = progress.add_task(f"  {path.name}", total=None)
-            tick = lambda k, n, task=window: progress.update(task, completed=k, total=n)  # noqa: E731
-            earlier = None if force else kept(files, request, state_of(path))
-            report, status, error = attempt(
-                lambda path=path, files=files, tick=tick: segment_one(
-                    model, path, prompts, files, request, modality, series, tick, members
-                ),
-                earlier, files, push,
-            )  # fmt: skip
-            # What was segmented but not stored keeps its lines: the files are there, and the next run stores them.
-            rows += rows_of(path, report, status, error)
-            if status == "failed":
-                failed += 1
-                progress.console.print(f"[red]{escape(f'{path.name}: {error}')}")
-            else:
-                reports.append(report)
-            progress.remove_task(window)
-            progress.advance(whole)
+
+    def one(path: Path, files: dict[str, Path], tick) -> tuple[dict | None, str, str]:
+        earlier = None if force else kept(files, request, state_of(path))
+        work = lambda: segment_one(model, path, prompts, files, request, modality, series, tick, members)  # noqa: E731
+        return attempt(work, earlier, files, push)
+
+    reports, lines = segment_all(scans, Results(out, endings(format, len(prompts), maps)), one)
+    failed, rows = len(rows) + len(scans) - len(reports), rows + lines
     if reports:
         console.print(table(reports))
     try:

@@ -30,6 +30,7 @@ class ScanResult:
     probabilities: Tensor | None = None  # (P, X, Y, Z) float32, when asked for
     ungated: Tensor | None = None  # the same before any decision of presence, for ranking voxels
     answer: VolumeResult | None = None  # what all this was made of, on the prepared grid
+    affine: Tensor | None = None  # of that grid, voxel to RAS mm
     extras: dict[str, object] = field(default_factory=dict)  # the method's own maps (1, X, Y, Z), when asked for
 
 
@@ -132,7 +133,7 @@ def segment_scan(
         "seconds": round(time.perf_counter() - started, 2),
         "prompts": entries,
     }
-    out = ScanResult(masks, report, answer=result)
+    out = ScanResult(masks, report, answer=result, affine=prepared.affine)
     if keep_probabilities:
         out.probabilities = to_grid(result.probabilities, prepared.affine, scan)
         out.ungated = to_grid(result.extras["ungated"], prepared.affine, scan)
