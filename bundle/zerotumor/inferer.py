@@ -11,7 +11,7 @@ a fine one what a small mass is made of. The answers of all grids are averaged o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import psutil
 import torch
@@ -149,11 +149,50 @@ def peaked(probabilities: Tensor, low: float, high: float) -> Tensor:
 
 def settled(model: Segmenter, probabilities: Tensor) -> Tensor:
     """Probabilities (P, X, Y, Z), counted from theta; parts that nowhere reach `theta_peak` fall below one half."""
-    if model.theta_peak <= model.theta:
+    if model.theta_peak <= model.theta or model.decides:
         return probabilities
     theta, peak = torch.logit(torch.tensor([model.theta, model.theta_peak]))
     certain = peaked(probabilities, 0.5, float((peak - theta).sigmoid()))
     return torch.where(certain, probabilities, probabilities.clamp(max=UNPAINTED))
+
+
+@torch.inference_mode()
+def first_look(
+    model: Segmenter,
+    prepared: Tensor,
+    prompts: Sequence[Prompt],
+    *,
+    overlap: float = OVERLAP,
+    features: VolumeFeatures | None = None,
+    progress: Progress | None = None,
+) -> VolumeResult:
+    """What the windows of a prepared scan (C, X, Y, Z) say together, before a second look and before anything is decided.
+
+    `found` is empty; arguments as of `segment_volume`.
+    """
+    image = torch.as_tensor(prepared)
+    if features is None and model.whole_scan:
+        features = encode_volume(model, prepared, overlap=overlap, progress=progress)
+    common = _common(model, image, overlap, features)
+    ranking = ("ungated",) if model.has_ungated else ()
+    channels = dict.fromkeys(("gated", *ranking), len(prompts)) | dict.fromkeys(model.blended, 1)
+    canvases = Canvases(model, channels, image.shape[1:])
+    best = {zoom: torch.zeros(len(prompts)) for zoom in canvases.each}
+    attributes: list[dict] = [{} for _ in prompts]
+    windows = features.windows if features is not None else windows_of(model, image, overlap, progress)
+    for window in windows:
+        answer = model.segment_window({**window.features, **common}, prompts)
+        maps = {"gated": answer.logits.sigmoid()}
+        maps |= {name: answer.extras[name] for name in (*ranking, *model.blended)}
+        canvases.add(window, {name: values[0] for name, values in maps.items()})
+        for p, score in enumerate(answer.scores[0].tolist()):
+            if score > max(float(scores[p]) for scores in best.values()):
+                attributes[p] = answer.attributes[p] if answer.attributes else {}
+            best[window.zoom][p] = max(score, float(best[window.zoom][p]))
+    probabilities = canvases.answer("gated")
+    ungated = canvases.answer("ungated") if ranking else probabilities.clone()
+    extras = {"ungated": ungated, **{name: canvases.mean(name) for name in model.blended}}
+    return VolumeResult(probabilities, torch.stack(list(best.values())).mean(0).tolist(), [], attributes, extras)
 
 
 @torch.inference_mode()
@@ -178,59 +217,32 @@ def segment_volume(
     """
     if not prompts:
         raise ValueError('no prompt was given: write what to look for, such as "liver tumor"')
-    image = torch.as_tensor(prepared)
-    if features is None and model.whole_scan:
-        features = encode_volume(model, prepared, overlap=overlap, progress=progress)
-    common = _common(model, image, overlap, features)
-    ranking = ("ungated",) if model.has_ungated else ()
-    channels = dict.fromkeys(("gated", *ranking), len(prompts)) | dict.fromkeys(model.blended, 1)
-    canvases = Canvases(model, channels, image.shape[1:])
-    best = {zoom: torch.zeros(len(prompts)) for zoom in canvases.each}
-    attributes: list[dict] = [{} for _ in prompts]
-    windows = features.windows if features is not None else windows_of(model, image, overlap, progress)
-    for window in windows:
-        answer = model.segment_window({**window.features, **common}, prompts)
-        maps = {"gated": answer.logits.sigmoid()}
-        maps |= {name: answer.extras[name] for name in (*ranking, *model.blended)}
-        canvases.add(window, {name: values[0] for name, values in maps.items()})
-        for p, score in enumerate(answer.scores[0].tolist()):
-            if score > max(float(scores[p]) for scores in best.values()):
-                attributes[p] = answer.attributes[p] if answer.attributes else {}
-            best[window.zoom][p] = max(score, float(best[window.zoom][p]))
-    scores = torch.stack(list(best.values())).mean(0)
-    probabilities = canvases.answer("gated")
-    ungated = canvases.answer("ungated") if ranking else probabilities.clone()
-    probabilities = settled(model, probabilities)
-    extras = {"ungated": ungated, **{name: canvases.mean(name) for name in model.blended}}
+    answer = first_look(model, prepared, prompts, overlap=overlap, features=features, progress=progress)
     if model.second_look:
-        probabilities, scores, extras = _complete(model, prepared, probabilities, scores, prompts, extras)
-    probabilities = along_edges(image, probabilities, model.edge_weight)
+        _complete(model, prepared, answer, prompts)
+    probabilities = settled(model, answer.probabilities)
+    probabilities = along_edges(torch.as_tensor(prepared), probabilities, model.edge_weight)
     voxel_ml = model.spacing**3 / 1000
     found = [
         float(score) >= model.theta and float((p >= 0.5).sum()) * voxel_ml >= minimum_ml
-        for p, score in zip(probabilities, scores, strict=True)
+        for p, score in zip(probabilities, answer.scores, strict=True)
     ]
     for p, present in enumerate(found):
         if not present:
             probabilities[p] = 0
-    return VolumeResult(probabilities, scores.tolist(), found, attributes, extras)
+    return replace(answer, probabilities=probabilities, found=found)
 
 
-def _complete(
-    model: Segmenter,
-    prepared: Tensor,
-    probabilities: Tensor,
-    scores: Tensor,
-    prompts: Sequence[Prompt],
-    extras: dict[str, Tensor],
-) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+def _complete(model: Segmenter, prepared: Tensor, looked: VolumeResult, prompts: Sequence[Prompt]) -> None:
     """The second look of a method at the whole scan, whose windows were blended: it sees each lesion once, and whole."""
     device = next(model.parameters()).device
-    seen = {name: value[None].to(device) for name, value in extras.items()}
-    first = Segmentation(torch.logit(probabilities, eps=1e-6)[None].to(device), scores[None].to(device), extras=seen)
+    seen = {name: value[None].to(device) for name, value in looked.extras.items()}
+    logits = torch.logit(looked.probabilities, eps=1e-6)[None].to(device)
+    first = Segmentation(logits, torch.tensor(looked.scores)[None].to(device), extras=seen)
     answer = model.complete(torch.as_tensor(prepared)[None].to(device), first, prompts)
-    out = {name: answer.extras[name][0].float().cpu() for name in ("ungated", *model.maps)}
-    return answer.logits[0].sigmoid().float().cpu(), answer.scores[0].float().cpu(), out
+    looked.extras = {name: answer.extras[name][0].float().cpu() for name in ("ungated", *model.maps)}
+    looked.probabilities = answer.logits[0].sigmoid().float().cpu()
+    looked.scores = answer.scores[0].float().cpu().tolist()
 
 
 @torch.inference_mode()

@@ -50,6 +50,7 @@ class Segmenter(nn.Module):
     tight_zooms: tuple[float, ...] | None = None  # those of a scan that one window holds, see `grids`; None: the same
     theta: float = 0.5  # probability from which a voxel is painted; a prompt that scores less has found nothing
     theta_peak: float = 0.0  # if above theta: what each connected part of a mask must reach somewhere
+    decides: bool = False  # whether one half in its answers is a decision of its own, and not theta
     edge_weight: float = 0.0  # above 0: masks are drawn along the image's edges, see `edges.along_edges`
     encoder: TextEncoder | None = None  # for words outside the vocabulary; set by `load`
     weights_sha256: str = "untrained"

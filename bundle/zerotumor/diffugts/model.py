@@ -39,7 +39,8 @@ class DiffuGTS(SecondLook):
         prior: see `PriorSegmenter`.
         text_dim: D, width of the text encoder. phi_hidden: see `FeatureResidual`. fusion_hidden: see `Fusion`. spacing: mm
         of the grid. patch: edge of training patch, window and smallest box, voxels. theta: probability from which a voxel
-        of the answer is painted (Otsu's answers have their own). seed: of the inpainting. options: see `options.Options`.
+        of the answer is painted (Otsu's answers have their own). theta_peak, edge_weight: see `Segmenter`. seed: of the
+        inpainting. options: see `options.Options`.
 
     Raises:
         ValueError: an option is not among its choices.
@@ -61,11 +62,14 @@ class DiffuGTS(SecondLook):
         spacing: float = 4.0,
         patch: int = 48,
         theta: float = 0.5,
+        theta_peak: float = 0.0,
+        edge_weight: float = 0.0,
         seed: int = 0,
         **options: object,
     ) -> None:
         super().__init__(prior)
-        self.spacing, self.patch, self.theta, self.seed = float(spacing), int(patch), float(theta), int(seed)
+        self.spacing, self.patch, self.seed = float(spacing), int(patch), int(seed)
+        self.paint(theta, theta_peak, edge_weight)
         self.options = o = Options(**options)
         taps = {"encoder": list(self.prior.encoder_tap_channels), "unet": list(self.prior.unet_tap_channels)}
         channels = taps["encoder"] + taps["unet"] if o.taps == "both" else taps[o.taps]
@@ -74,6 +78,11 @@ class DiffuGTS(SecondLook):
         self.fusion = Fusion(fusion_hidden)
         self.bank = PairBank(text_dim, o.wordings)
         self.steps = max(1, round(o.dilate_mm / self.spacing))
+
+    @property
+    def decides(self) -> bool:
+        """Otsu has found its own threshold."""
+        return self.options.answer in ("pixel", "feature")
 
     # ---- what does not depend on the prompt -------------------------------------------------------------------------
 
