@@ -183,10 +183,10 @@ def as_datalist(cases: Sequence[Checked], out: Path, validation: float = 0.0) ->
     Args:
         validation: share of the cases, every n-th.
     """
-    lists = []
-    for modality, some in by_modality(cases).items():
+    lists, every = [], list(named(cases))  # CT and MR lie in the same folders
+    for modality in by_modality(cases):
         rows = []
-        for name, case in named(some):
+        for name, case in (one for one in every if one[1].modality == modality):
             image, label = f"images/{name}.nii.gz", f"labels/{name}.nii.gz"
             scan = case.scan()
             write_scan(scan, out / image)

@@ -85,6 +85,23 @@ def test_a_datalist_that_monai_reads(studies, tmp_path):
     assert [len(h) for h in halves] == [1, 1]
 
 
+def test_scans_of_both_modalities_keep_files_of_their_own(studies, tmp_path):
+    index, out = studies / "datastore_v2.json", tmp_path / "out"
+    stored = json.loads(index.read_text())
+    for old, new in (("one", "Müller"), ("mr", "Möller")):  # as names of files, both are M-ller
+        for folder in (studies, studies / "labels" / "final"):
+            (folder / f"{old}.nii.gz").rename(folder / f"{new}.nii.gz")
+        stored["objects"][new] = stored["objects"].pop(old)
+    index.write_text(json.dumps(stored))
+    run(studies, "--out", out, code=1)
+    for modality, name in (("CT", "Müller"), ("MR", "Möller")):
+        row = load_decathlon_datalist(str(out / f"{modality}.json"), True, "training")[0]
+        for key, folder in (("image", studies), ("label", studies / "labels" / "final")):
+            before, after = nib.load(folder / f"{name}.nii.gz"), nib.load(row[key])
+            assert np.array_equal(before.get_fdata(), after.get_fdata()), f"{key} of {name}"
+    assert len(list((out / "images").iterdir())) == len(list((out / "labels").iterdir())) == 3
+
+
 def test_nnunets_raw_folder(studies, tmp_path):
     out = tmp_path / "raw"
     run(studies, "--out", out, "--format", "nnunet", "--number", 7, "--name", "Mine", code=1)
