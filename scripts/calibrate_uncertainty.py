@@ -3,8 +3,9 @@
 python scripts/calibrate_uncertainty.py --count 24 --page bundle/docs/active_learning.md
 
 Phantoms of seen and unseen kinds and healthy ones, by turns, with seeds that neither training nor the test set draws. What
-it writes to bundle/models/uncertainty.json, `zerotumor.uncertainty.assess` reads. The diagram shows what was said against
-what was observed, before and after; "after" is measured on each half of the phantoms with the curve of the other half.
+it writes to bundle/models/uncertainty.json, `zerotumor.uncertainty.assess` reads. Every method has a diagram and a block of
+the page to itself. The diagram shows what was said against what was observed, before and after; "after" is measured on each
+half of the phantoms with the curve of the other half.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from scipy.stats import spearmanr
+from starter_plan import reliability_picture
 
 from zerotumor.calibration import FILE, Calibration, Counts, Curve, record_of, total
 from zerotumor.inferer import segment_volume
@@ -50,8 +52,13 @@ ASKED = [  # category, prompt; a third has nothing to be found
     ("abstract lesion", "tumor"), ("lung tumor", "lung tumor"), ("healthy", "kidney tumor"),
 ]  # fmt: skip
 REGIONS = {"liver tumor": "abdomen", "soft tissue sarcoma": "limb", "brain tumor": "head", "kidney tumor": "abdomen"}
-MARKS = ("<!-- reliability:begin -->", "<!-- reliability:end -->")
 console = Console(width=120)
+
+
+def marks(method: str) -> tuple[str, str]:
+    """Lines of a page between which a method's block stands."""
+    name = Path(reliability_picture(method)).stem.replace("_", "-")
+    return f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
 
 
 def measure_one(model: Segmenter, k: int, passes: int) -> tuple[Counts, dict]:
@@ -183,19 +190,22 @@ def main(
     / "bundle"
     / "models"
     / FILE,
-    picture: Annotated[Path, typer.Option(help="reliability diagram")] = ROOT
-    / "bundle"
-    / "docs"
-    / "images"
-    / "reliability.png",
-    page: Annotated[Path | None, typer.Option(help="page whose block on this is replaced")] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="reliability diagram; default: that of the method in bundle/docs/images")
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="page whose block on the method is replaced", exists=True, dir_okay=False)
+    ] = None,
 ) -> None:
     """Calibrate uncertainties."""
+    picture = picture or ROOT / "bundle" / "docs" / "images" / reliability_picture(method)
     try:
         model = load(method, weights)
     except (ValueError, WeightsError, TextEncoderError) as error:
         console.print(f"[red]{error}")
         raise typer.Exit(2) from None
+    if page is not None:
+        replace_between(page.read_text(), *marks(method), [])  # a page without the marks is refused before any work
     measured = [measure_one(model, k, passes) for k in track(range(count), "phantoms", console=console)]
     voxels, cases = ([m[i] for m in measured] for i in range(2))
     pairs, whole = crossed(voxels), total(voxels)
@@ -226,7 +236,7 @@ def main(
             shown.add_row(name, str(value))
     console.print(shown)
     if page is not None:
-        text = replace_between(page.read_text(), *MARKS, section(record, picture, page))
+        text = replace_between(page.read_text(), *marks(method), section(record, picture, page))
         write_atomically(page, lambda temporary: temporary.write_text(text))
     console.print(f"curves in {out}, diagram in {picture}")
 

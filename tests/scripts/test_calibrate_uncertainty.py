@@ -8,10 +8,11 @@ import pytest
 import torch
 import typer
 from PIL import Image
+from starter_plan import TOOLS
 from typer.testing import CliRunner
 
 from zerotumor.calibration import Counts, Curve, read
-from zerotumor.segmenter import build, load, save
+from zerotumor.segmenter import METHODS, build, load, save
 from zerotumor.text import load_text_encoder
 
 CONFIG = {
@@ -58,6 +59,29 @@ def test_measure_write_read(weights, tmp_path, monkeypatch):
     text = page.read_text()
     assert "4 phantoms, 1 of them healthy" in text and "(reliability.png)" in text and "old" not in text
     assert text.startswith("before\n") and text.endswith("after\n") and len(list(tmp_path.iterdir())) == 3
+
+
+def test_no_method_replaces_what_was_said_of_another(weights, tmp_path):
+    """Neither its picture nor its block of the page; and what cannot be written is said before anything is measured."""
+    pictures = [calibrate_uncertainty.reliability_picture(method) for method in METHODS]
+    assert pictures == ["reliability.png", "reliability_zept.png", "reliability_diffugts.png"]
+    planned = [tool.arguments for tool in TOOLS if tool.script == "calibrate_uncertainty.py"]
+    assert [arguments[arguments.index("--picture") + 1] for arguments in planned] == [
+        f"{{cards}}/{p}" for p in pictures
+    ]
+    page, out = tmp_path / "page.md", tmp_path / "uncertainty.json"
+    page.write_text("<!-- reliability-zept:begin -->\nof ZePT\n<!-- reliability-zept:end -->\n")
+    result = CliRunner().invoke(app, ["--weights", str(weights), "--out", str(out), "--page", str(page)])
+    assert result.exit_code == 2 and "no lines <!-- reliability:begin -->" in " ".join(result.output.split())
+    assert "of ZePT" in page.read_text() and not out.exists()
+
+
+def test_a_block_is_replaced_and_another_methods_stays():
+    assert calibrate_uncertainty.marks("malenia") == ("<!-- reliability:begin -->", "<!-- reliability:end -->")
+    page = "".join("\n".join([begin, method, end, ""]) for method in METHODS
+                   for begin, end in [calibrate_uncertainty.marks(method)])  # fmt: skip
+    text = calibrate_uncertainty.replace_between(page, *calibrate_uncertainty.marks("zept"), ["anew"])
+    assert text == page.replace("\nzept\n", "\nanew\n")
 
 
 def test_after_is_measured_on_what_was_not_fitted():
