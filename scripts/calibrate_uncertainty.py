@@ -31,16 +31,16 @@ from rich.table import Table
 from scipy.stats import spearmanr
 from starter_plan import reliability_picture
 
-from zerotumor.calibration import FILE, Calibration, Counts, Curve, record_of, total
+from zerotumor.calibration import FILE, Calibration, Counts, Curve, record_of, replaced, total
 from zerotumor.inferer import segment_volume
 from zerotumor.metrics import dice
 from zerotumor.phantom import generate
 from zerotumor.pipeline import encode_scan
 from zerotumor.prompts import parse
-from zerotumor.segmenter import METHODS, Segmenter, WeightsError, load
+from zerotumor.segmenter import METHODS, MODELS, Segmenter, WeightsError, entry, load
 from zerotumor.text import TextEncoderError
 from zerotumor.uncertainty import FLOOR, PASSES, assess
-from zerotumor.volumes import write_atomically
+from zerotumor.volumes import write_atomically, write_json
 
 SEED = 7_000_000
 EXTENT = (240.0, 192.0, 192.0)
@@ -174,11 +174,17 @@ def section(record: dict, picture: Path, page: Path) -> list[str]:
 
 
 def keep(record: dict, path: Path) -> None:
-    """Put a record in place of an earlier one of the same weights."""
+    """Put a record in place of earlier ones: of the same weights, and of those that they took the place of."""
     known = json.loads(path.read_text())["weights"] if path.is_file() else []
-    others = [r for r in known if r["weights_sha256"] != record["weights_sha256"]]
-    text = json.dumps({"weights": [*others, record]}, indent=1) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text))
+    write_json({"weights": replaced(known, [record])}, path)
+
+
+def place_of(method: str, weights: Path | None, out: Path) -> str | None:
+    """Where the weights lie beside the file of records, as `load` finds them; None if they lie elsewhere."""
+    path = weights or MODELS
+    path = (path / entry(method).weights if path.is_dir() else path).resolve()
+    folder = out.resolve().parent
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else None
 
 
 def main(
@@ -186,10 +192,7 @@ def main(
     weights: Annotated[Path | None, typer.Option(help="weights of your own; default: the starter weights")] = None,
     count: Annotated[int, typer.Option(help="phantoms", min=4)] = 24,
     passes: Annotated[int, typer.Option(help="looks at each besides the plain one", min=0)] = PASSES,
-    out: Annotated[Path, typer.Option(help="JSON file with the curves of all weights")] = ROOT
-    / "bundle"
-    / "models"
-    / FILE,
+    out: Annotated[Path, typer.Option(help="JSON file with the curves of all weights")] = MODELS / FILE,
     picture: Annotated[
         Path | None, typer.Option(help="reliability diagram; default: that of the method in bundle/docs/images")
     ] = None,
@@ -227,7 +230,7 @@ def main(
         worth_it(total(case_parts).fit(), figures["case_ece_before"], figures["case_ece_after"]),
         figures,
     )
-    record = record_of(calibration, model.weights_sha256)
+    record = record_of(calibration, model.weights_sha256, place_of(method, weights, out))
     keep(record, out)
     draw(picture, whole.above(FLOOR), above(pairs), cases, calibration.case)
     shown = Table("figure", "value")
