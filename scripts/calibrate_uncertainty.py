@@ -3,8 +3,9 @@
 python scripts/calibrate_uncertainty.py --count 24 --page bundle/docs/active_learning.md
 
 Phantoms of seen and unseen kinds and healthy ones, by turns, with seeds that neither training nor the test set draws. What
-it writes to bundle/models/uncertainty.json, `zerotumor.uncertainty.assess` reads. The diagram shows what was said against
-what was observed, before and after; "after" is measured on each half of the phantoms with the curve of the other half.
+it writes to bundle/models/uncertainty.json, `zerotumor.uncertainty.assess` reads. Every method has a diagram and a block of
+the page to itself. The diagram shows what was said against what was observed, before and after; "after" is measured on each
+half of the phantoms with the curve of the other half.
 """
 
 from __future__ import annotations
@@ -28,17 +29,18 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from scipy.stats import spearmanr
+from starter_plan import reliability_picture
 
-from zerotumor.calibration import FILE, Calibration, Counts, Curve, record_of, total
+from zerotumor.calibration import FILE, Calibration, Counts, Curve, record_of, replaced, total
 from zerotumor.inferer import segment_volume
 from zerotumor.metrics import dice
 from zerotumor.phantom import generate
 from zerotumor.pipeline import encode_scan
 from zerotumor.prompts import parse
-from zerotumor.segmenter import METHODS, Segmenter, WeightsError, load
+from zerotumor.segmenter import METHODS, MODELS, Segmenter, WeightsError, entry, load
 from zerotumor.text import TextEncoderError
 from zerotumor.uncertainty import FLOOR, PASSES, assess
-from zerotumor.volumes import write_atomically
+from zerotumor.volumes import write_atomically, write_json
 
 SEED = 7_000_000
 EXTENT = (240.0, 192.0, 192.0)
@@ -50,8 +52,13 @@ ASKED = [  # category, prompt; a third has nothing to be found
     ("abstract lesion", "tumor"), ("lung tumor", "lung tumor"), ("healthy", "kidney tumor"),
 ]  # fmt: skip
 REGIONS = {"liver tumor": "abdomen", "soft tissue sarcoma": "limb", "brain tumor": "head", "kidney tumor": "abdomen"}
-MARKS = ("<!-- reliability:begin -->", "<!-- reliability:end -->")
 console = Console(width=120)
+
+
+def marks(method: str) -> tuple[str, str]:
+    """Lines of a page between which a method's block stands."""
+    name = Path(reliability_picture(method)).stem.replace("_", "-")
+    return f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
 
 
 def measure_one(model: Segmenter, k: int, passes: int) -> tuple[Counts, dict]:
@@ -167,11 +174,17 @@ def section(record: dict, picture: Path, page: Path) -> list[str]:
 
 
 def keep(record: dict, path: Path) -> None:
-    """Put a record in place of an earlier one of the same weights."""
+    """Put a record in place of earlier ones: of the same weights, and of those that they took the place of."""
     known = json.loads(path.read_text())["weights"] if path.is_file() else []
-    others = [r for r in known if r["weights_sha256"] != record["weights_sha256"]]
-    text = json.dumps({"weights": [*others, record]}, indent=1) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text))
+    write_json({"weights": replaced(known, [record])}, path)
+
+
+def place_of(method: str, weights: Path | None, out: Path) -> str | None:
+    """Where the weights lie beside the file of records, as `load` finds them; None if they lie elsewhere."""
+    path = weights or MODELS
+    path = (path / entry(method).weights if path.is_dir() else path).resolve()
+    folder = out.resolve().parent
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else None
 
 
 def main(
@@ -179,23 +192,23 @@ def main(
     weights: Annotated[Path | None, typer.Option(help="weights of your own; default: the starter weights")] = None,
     count: Annotated[int, typer.Option(help="phantoms", min=4)] = 24,
     passes: Annotated[int, typer.Option(help="looks at each besides the plain one", min=0)] = PASSES,
-    out: Annotated[Path, typer.Option(help="JSON file with the curves of all weights")] = ROOT
-    / "bundle"
-    / "models"
-    / FILE,
-    picture: Annotated[Path, typer.Option(help="reliability diagram")] = ROOT
-    / "bundle"
-    / "docs"
-    / "images"
-    / "reliability.png",
-    page: Annotated[Path | None, typer.Option(help="page whose block on this is replaced")] = None,
+    out: Annotated[Path, typer.Option(help="JSON file with the curves of all weights")] = MODELS / FILE,
+    picture: Annotated[
+        Path | None, typer.Option(help="reliability diagram; default: that of the method in bundle/docs/images")
+    ] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="page whose block on the method is replaced", exists=True, dir_okay=False)
+    ] = None,
 ) -> None:
     """Calibrate uncertainties."""
+    picture = picture or ROOT / "bundle" / "docs" / "images" / reliability_picture(method)
     try:
         model = load(method, weights)
     except (ValueError, WeightsError, TextEncoderError) as error:
         console.print(f"[red]{error}")
         raise typer.Exit(2) from None
+    if page is not None:
+        replace_between(page.read_text(), *marks(method), [])  # a page without the marks is refused before any work
     measured = [measure_one(model, k, passes) for k in track(range(count), "phantoms", console=console)]
     voxels, cases = ([m[i] for m in measured] for i in range(2))
     pairs, whole = crossed(voxels), total(voxels)
@@ -217,7 +230,7 @@ def main(
         worth_it(total(case_parts).fit(), figures["case_ece_before"], figures["case_ece_after"]),
         figures,
     )
-    record = record_of(calibration, model.weights_sha256)
+    record = record_of(calibration, model.weights_sha256, place_of(method, weights, out))
     keep(record, out)
     draw(picture, whole.above(FLOOR), above(pairs), cases, calibration.case)
     shown = Table("figure", "value")
@@ -226,7 +239,7 @@ def main(
             shown.add_row(name, str(value))
     console.print(shown)
     if page is not None:
-        text = replace_between(page.read_text(), *MARKS, section(record, picture, page))
+        text = replace_between(page.read_text(), *marks(method), section(record, picture, page))
         write_atomically(page, lambda temporary: temporary.write_text(text))
     console.print(f"curves in {out}, diagram in {picture}")
 

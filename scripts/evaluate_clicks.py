@@ -29,7 +29,7 @@ from zerotumor.cohorts import Case, phantom_cases, real_cases, spread
 from zerotumor.metrics import bootstrap, dice
 from zerotumor.pipeline import segment_scan
 from zerotumor.refine import Refiner, load_refiner
-from zerotumor.segmenter import Segmenter, load
+from zerotumor.segmenter import MODELS, Segmenter, entry, load, sha256
 from zerotumor.volumes import write_atomically, write_json
 
 AT = (0, 1, 3, 5, 10)
@@ -101,16 +101,29 @@ def rows(records: list[dict]) -> list[list[str]]:
     return made
 
 
-def page(made: list[list[str]], refiner_hash: str, method_hash: str) -> str:
-    """The rows as Markdown, with what they are."""
+def shipped_hash(method: str) -> str | None:
+    """Hash of the weights of a method in the bundle; None if there are none."""
+    file = MODELS / entry(method).weights
+    return sha256(file) if file.is_file() else None
+
+
+def page(made: list[list[str]], refiner_hash: str, method_hash: str, method: str, ships: bool) -> str:
+    """The rows as Markdown, with what they are. `ships`: the method's weights are those in the bundle."""
+    whose = ["These are the weights that ship."]
+    if not ships:
+        whose = [
+            f"These are not the weights of {method} that ship: with those, rows from `text` would begin with other masks.",
+            "Rows from `empty` do without them.",
+        ]
     lines = [
         "# Dice against clicks",
         "",
         "Written by `scripts/evaluate_clicks.py`. A simulated annotator clicks into the largest mistake, again and again.",
         "`text` starts from the mask that the prompt gave, `empty` from nothing. No network was trained on these kinds, or",
         "on any of these scans. Mean and 95 % bootstrap interval. Click network sha256",
-        f"`{refiner_hash}`, weights that read the prompt",
+        f"`{refiner_hash}`, weights of {method} that read the prompt",
         f"`{method_hash}`.",
+        *whose,
         "",
         *(f"| {' | '.join(cells)} |" for cells in (HEADINGS, ("---",) * len(HEADINGS), *made)),
         "",
@@ -144,9 +157,9 @@ def main(
         shown.add_row(*cells)
     console.print(shown)
     if page_file is not None:
-        write_atomically(
-            page_file, lambda path: path.write_text(page(made, refiner.weights_sha256, model.weights_sha256))
-        )
+        hashes = refiner.weights_sha256, model.weights_sha256
+        text = page(made, *hashes, method, hashes[1] == shipped_hash(method))
+        write_atomically(page_file, lambda path: path.write_text(text))
     console.print(f"{len(records)} records in {out}")
 
 

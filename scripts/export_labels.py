@@ -62,7 +62,7 @@ def main(
     number: Annotated[int, typer.Option(help="nnunet: of the dataset", min=1, max=998)] = 501,
     name: Annotated[str, typer.Option(help="nnunet: of the dataset")] = "ZeroTumor",
     merge: Annotated[bool, typer.Option(help="nnunet: one class, lesion, for all names")] = False,
-    force: Annotated[bool, typer.Option(help="write over an earlier export; its cases go")] = False,
+    force: Annotated[bool, typer.Option(help="write over an earlier export; its cases go, other files stay")] = False,
 ) -> None:
     """Export labels."""
     try:

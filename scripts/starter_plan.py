@@ -206,11 +206,16 @@ def theta(method: str, last: str, file: str) -> Tool:
     return Tool(f"{method}/theta", last, file, "calibrate.py", arguments)
 
 
+def reliability_picture(method: str) -> str:
+    """Name of the diagram of what a method's probabilities are worth; the first method's is the plain one."""
+    return "reliability.png" if method == next(iter(LAST)) else f"reliability_{method}.png"
+
+
 def doubts(method: str, last: str, file: str) -> Tool:
     """What probabilities and doubts are worth."""
     arguments = (
         "--method", method, "--weights", f"{{models}}/{file}", "--count", "{doubt}", "--passes", "{passes}",
-        "--out", "{models}/uncertainty.json", "--picture", f"{{cards}}/reliability_{method}.png",
+        "--out", "{models}/uncertainty.json", "--picture", f"{{cards}}/{reliability_picture(method)}",
     )  # fmt: skip
     return Tool(f"{method}/uncertainty", last, file, "calibrate_uncertainty.py", arguments)
 

@@ -29,6 +29,7 @@ from starter_plan import BUDGETS, CARDS, LAST, STAGES, TOOLS, Stage, Tool
 from starter_run import Programme, ProgrammeError, copy_weights, hours, measuring, read_json, speed, whole
 
 from zerotumor.baselines import BASELINES
+from zerotumor.calibration import replaced
 from zerotumor.pause import PAUSED
 from zerotumor.segmenter import OPPONENTS, available, load, sha256
 from zerotumor.volumes import write_atomically, write_json
@@ -201,10 +202,9 @@ def ship_weights(programme: Programme, stages: Sequence[Stage], models: Path) ->
     if not shipped:
         raise ProgrammeError("nothing is finished: train first, and look at --list")
     own = read_json(programme.models / "uncertainty.json").get("weights", [])
-    hashes = {record["weights_sha256"] for record in own}
-    others = [r for r in read_json(models / "uncertainty.json").get("weights", []) if r["weights_sha256"] not in hashes]
     if own:
-        write_json({"weights": [*others, *own]}, models / "uncertainty.json")
+        known = read_json(models / "uncertainty.json").get("weights", [])
+        write_json({"weights": replaced(known, own)}, models / "uncertainty.json")
     return shipped
 
 

@@ -24,6 +24,17 @@ def test_every_scan_has_a_name_of_its_own(tmp_path):
     }  # fmt: skip
 
 
+def test_no_scan_takes_the_name_of_one_that_is_called_like_a_suffix(tmp_path):
+    files = ["x-nrrd-nrrd.nii", "x-nrrd.nii.gz", "x.nii.gz", "x.nrrd"]
+    for name in files:
+        (tmp_path / name).touch()
+    found = records(tmp_path)
+    assert sorted(record["image"] for record in found) == [str(tmp_path / name) for name in files]
+    assert {record["name"] for record in found} == {
+        "x-nrrd-nrrd.nii.gz", "x-nrrd.nii.gz", "x.nii.gz", "x-nrrd-nrrd-nrrd.nii.gz",
+    }  # fmt: skip
+
+
 def test_a_folder_without_scans_says_so(tmp_path):
     for folder in (tmp_path, tmp_path / "none"):
         with pytest.raises(ScanError, match="holds no scan.*--dataset_dir"):

@@ -200,6 +200,13 @@ def test_finished_weights_are_shipped_with_their_records(tmp_path):
     curves = json.loads((models / "uncertainty.json").read_text())["weights"]
     assert [c["weights_sha256"] for c in curves] == ["others", record["sha256"]]
 
+    # curves of weights that lay there before go with them
+    before, now = ([{"weights_sha256": sha, "file": "diffugts/model.pt"}] for sha in ("before", record["sha256"]))
+    (models / "uncertainty.json").write_text(json.dumps({"weights": [*curves[:1], *before]}))
+    (programme.models / "uncertainty.json").write_text(json.dumps({"weights": now}))
+    invoke(*order, "--only", "diffugts")
+    assert json.loads((models / "uncertainty.json").read_text())["weights"] == [*curves[:1], *now]
+
 
 def test_new_weights_replace_collected_ones_and_the_same_do_not(tmp_path):
     programme, stage = Programme(tmp_path, "smoke"), STAGES[1]

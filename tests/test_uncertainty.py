@@ -7,7 +7,7 @@ import torch
 from monai.data import MetaTensor
 
 from zerotumor import uncertainty
-from zerotumor.calibration import Calibration, Counts, Curve, read, record_of
+from zerotumor.calibration import Calibration, Counts, Curve, read, record_of, replaced
 from zerotumor.inferer import segment_volume
 from zerotumor.pipeline import segment_scan
 from zerotumor.prompts import parse
@@ -173,6 +173,16 @@ def test_calibration_learns_how_often_what_was_said_was_so(tmp_path):
     path.write_text("{}")
     with pytest.raises(ValueError, match="measure again"):
         read(model, path)
+
+
+def test_new_curves_take_the_place_of_those_of_weights_that_went():
+    def record(sha, file=None):
+        return record_of(Calibration(measured={"phantoms": 1}), sha, file)
+
+    known = [record("a", "model.pt"), record("b", "zept/model.pt"), record("mine"), record("c")]
+    assert [r["weights_sha256"] for r in replaced(known, [record("new", "zept/model.pt")])] == ["a", "mine", "c", "new"]
+    assert [r["weights_sha256"] for r in replaced(known, [record("mine")])] == ["a", "b", "c", "mine"]
+    assert replaced(known, [record("c", "c.pt")])[-1]["file"] == "c.pt" and "file" not in record("mine")
 
 
 def test_a_calibrated_map_says_how_often_the_answer_is_wrong(prepared):

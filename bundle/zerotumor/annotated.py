@@ -18,14 +18,13 @@ from torch import Tensor
 
 from .annotation import LabelError, check_label
 from .errors import ScanError
+from .exported import MAKER, ORIGINS, of_datalists, of_nnunet, spare
 from .label_numbers import own_number
 from .prompts import PromptError, parse
 from .transforms import MODALITIES, ModalityError, decide_modality
 from .volumes import read_scan, write_json, write_mask, write_scan
 
 INDEX = "datastore_v2.json"
-ORIGINS = "provenance.json"
-"""In a dataset of nnU-Net: where each of its cases comes from."""
 LESION = "lesion"
 """Name of a label of which nothing is known, and of all together."""
 
@@ -178,15 +177,24 @@ def as_datalist(cases: Sequence[Checked], out: Path, validation: float = 0.0) ->
     """Write images, labels and one datalist a modality (`CT.json`, `MR.json`) into a folder; returns the datalists.
 
     They are read by `monai.data.load_decathlon_datalist`, and by this project's own training on scans. Paths are relative to
-    them. An entry says what its values mean (`labels`), the `prompt`, and where the label comes from (`provenance`).
+    them. An entry says what its values mean (`labels`), the `prompt`, and where the label comes from (`provenance`). An
+    earlier export's datalists go, and the files that they list.
 
     Args:
         validation: share of the cases, every n-th.
+
+    Raises:
+        ScanError: a datalist there is not of an export, or a file of the annotated folder would be lost.
     """
-    lists = []
-    for modality, some in by_modality(cases).items():
+    lists, every = [], list(named(cases))  # CT and MR lie in the same folders
+    old = of_datalists(out)
+    new = [out / part / f"{name}.nii.gz" for name, _ in every for part in ("images", "labels")]
+    spare([*old, *new], [path for _, case in every for path in (case.annotation.image, case.annotation.label)])
+    for file in old:
+        file.unlink(missing_ok=True)
+    for modality in by_modality(cases):
         rows = []
-        for name, case in named(some):
+        for name, case in (one for one in every if one[1].modality == modality):
             image, label = f"images/{name}.nii.gz", f"labels/{name}.nii.gz"
             scan = case.scan()
             write_scan(scan, out / image)
@@ -204,7 +212,7 @@ def as_datalist(cases: Sequence[Checked], out: Path, validation: float = 0.0) ->
             "training": [r for k, r in enumerate(rows) if (k + 1) % step],
             "validation": [r for k, r in enumerate(rows) if not (k + 1) % step],
         }
-        about = {"name": "annotated with ZeroTumor", "modality": {"0": modality}, "tensorImageSize": "3D"}
+        about = {"name": MAKER, "modality": {"0": modality}, "tensorImageSize": "3D"}
         lists.append(out / f"{modality}.json")
         write_json({**about, "numTraining": len(split["training"]), **split}, lists[-1])
     return lists
@@ -223,7 +231,7 @@ def as_nnunet(cases: Sequence[Checked], out: Path, number: int, name: str, merge
     """
     sets = by_modality(cases)
     targets = [out / f"Dataset{number + k:03d}_{name}{m.lower() if len(sets) > 1 else ''}" for k, m in enumerate(sets)]
-    for file in [file for folder in targets for file in _exported(folder)]:
+    for file in [file for folder in targets for file in of_nnunet(folder)]:
         file.unlink()
     for folder, (modality, some) in zip(targets, sets.items(), strict=True):
         classes = [LESION] if merge else sorted({n for case in some for n in case.names.values()})
@@ -240,25 +248,6 @@ def as_nnunet(cases: Sequence[Checked], out: Path, number: int, name: str, merge
         about = {"channel_names": {"0": modality}, "labels": {"background": 0, **numbers}, "numTraining": len(some)}
         write_json({**about, "file_ending": ".nii.gz"}, folder / "dataset.json")
     return targets
-
-
-def _exported(folder: Path) -> list[Path]:
-    """Cases that an earlier export has left in a dataset of nnU-Net: of other labels, they would be learned as these.
-
-    Raises:
-        ScanError: there are others, too.
-    """
-    found = [f for part in ("imagesTr", "labelsTr") for f in sorted((folder / part).glob("[!.]*"))]
-    try:
-        ours = json.loads((folder / ORIGINS).read_text()) if (folder / ORIGINS).is_file() else {}
-    except ValueError:
-        ours = {}
-    cases = ours if isinstance(ours, dict) else {}
-    known = {name for case in cases for name in (f"{case}_0000.nii.gz", f"{case}.nii.gz")}
-    others = [file for file in found if file.name not in known or not file.is_file()]
-    if others:
-        raise ScanError(f"{others[0]} was not exported from here: choose another --out or --number, or move it away")
-    return found
 
 
 def by_modality(cases: Sequence[Checked]) -> dict[str, list[Checked]]:

@@ -66,11 +66,21 @@ def read(model: Segmenter, path: Path | None = None) -> Calibration:
         ) from error
 
 
-def record_of(calibration: Calibration, weights_sha256: str) -> dict:
-    """What `read` reads of one model."""
+def record_of(calibration: Calibration, weights_sha256: str, file: str | None = None) -> dict:
+    """What `read` reads of one model. `file`: its weights beside the file of records, None if they lie elsewhere."""
     curves = {k: {n: [round(x, 5) for x in v] for n, v in asdict(getattr(calibration, k)).items()}
               for k in ("voxel", "case")}  # fmt: skip
-    return {"weights_sha256": weights_sha256, **curves, "measured": calibration.measured}
+    place = {} if file is None else {"file": file}
+    return {"weights_sha256": weights_sha256, **place, **curves, "measured": calibration.measured}
+
+
+def replaced(records: Sequence[dict], new: Sequence[dict]) -> list[dict]:
+    """Records, with new ones in place of those of the same weights, and of weights that lay where theirs lie now.
+
+    Records of weights that lie elsewhere stay: they may be of a person's own.
+    """
+    hashes, files = {r["weights_sha256"] for r in new}, {r["file"] for r in new if "file" in r}
+    return [*(r for r in records if r["weights_sha256"] not in hashes and r.get("file") not in files), *new]
 
 
 @dataclass

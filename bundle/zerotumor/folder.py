@@ -22,14 +22,17 @@ SENTENCES = (ScanError, ModalityError, PromptError, WeightsError)
 def records(folder: str | Path) -> list[dict[str, str]]:
     """The NIfTI and NRRD files that lie in a folder: {"image": path, "name": what results are called after}, by name.
 
-    Names differ even if files do in their suffix alone: beside x.nii.gz, x.nrrd is called x-nrrd. Without a folder there are
-    none, since a bundle is looked at where it has no data; `check_records` is for its runs.
+    Names differ even if files do in their suffix alone: beside x.nii.gz, x.nrrd is called x-nrrd, and x-nrrd-nrrd where that
+    is the name of another. Without a folder there are none, since a bundle is looked at where it has no data;
+    `check_records` is for its runs.
     """
     folder, out = Path(folder), {}
     for file in sorted(folder.iterdir()) if folder.is_dir() else ():
         if file.is_file() and not file.name.startswith(".") and suffix_of(file) in NIFTI + NRRD:
             name = stem_of(file)
-            out[name + suffix_of(file).replace(".", "-") if name in out else name] = str(file)
+            while name in out:
+                name += suffix_of(file).replace(".", "-")
+            out[name] = str(file)
     # MONAI takes what follows the last dot for a suffix, so there has to be one.
     return [{"image": file, "name": f"{name}.nii.gz"} for name, file in out.items()]
 

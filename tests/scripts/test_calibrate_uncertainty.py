@@ -8,10 +8,11 @@ import pytest
 import torch
 import typer
 from PIL import Image
+from starter_plan import TOOLS
 from typer.testing import CliRunner
 
 from zerotumor.calibration import Counts, Curve, read
-from zerotumor.segmenter import build, load, save
+from zerotumor.segmenter import METHODS, MODELS, build, load, save, sha256
 from zerotumor.text import load_text_encoder
 
 CONFIG = {
@@ -58,6 +59,55 @@ def test_measure_write_read(weights, tmp_path, monkeypatch):
     text = page.read_text()
     assert "4 phantoms, 1 of them healthy" in text and "(reliability.png)" in text and "old" not in text
     assert text.startswith("before\n") and text.endswith("after\n") and len(list(tmp_path.iterdir())) == 3
+
+
+def test_no_method_replaces_what_was_said_of_another(weights, tmp_path):
+    """Neither its picture nor its block of the page; and what cannot be written is said before anything is measured."""
+    pictures = [calibrate_uncertainty.reliability_picture(method) for method in METHODS]
+    assert pictures == ["reliability.png", "reliability_zept.png", "reliability_diffugts.png"]
+    planned = [tool.arguments for tool in TOOLS if tool.script == "calibrate_uncertainty.py"]
+    assert [arguments[arguments.index("--picture") + 1] for arguments in planned] == [
+        f"{{cards}}/{p}" for p in pictures
+    ]
+    page, out = tmp_path / "page.md", tmp_path / "uncertainty.json"
+    page.write_text("<!-- reliability-zept:begin -->\nof ZePT\n<!-- reliability-zept:end -->\n")
+    result = CliRunner().invoke(app, ["--weights", str(weights), "--out", str(out), "--page", str(page)])
+    assert result.exit_code == 2 and "no lines <!-- reliability:begin -->" in " ".join(result.output.split())
+    assert "of ZePT" in page.read_text() and not out.exists()
+
+
+def test_a_block_is_replaced_and_another_methods_stays():
+    assert calibrate_uncertainty.marks("malenia") == ("<!-- reliability:begin -->", "<!-- reliability:end -->")
+    page = "".join("\n".join([begin, method, end, ""]) for method in METHODS
+                   for begin, end in [calibrate_uncertainty.marks(method)])  # fmt: skip
+    text = calibrate_uncertainty.replace_between(page, *calibrate_uncertainty.marks("zept"), ["anew"])
+    assert text == page.replace("\nzept\n", "\nanew\n")
+
+
+def test_where_weights_lie_beside_their_curves(tmp_path):
+    place_of = calibrate_uncertainty.place_of
+    assert place_of("zept", None, MODELS / "uncertainty.json") == "zept/model.pt"
+    assert place_of("malenia", tmp_path, tmp_path / "uncertainty.json") == "model.pt"
+    assert place_of("zept", tmp_path / "mine.pt", tmp_path / "uncertainty.json") == "mine.pt"
+    assert place_of("zept", tmp_path / "mine.pt", MODELS / "uncertainty.json") is None
+
+
+def test_what_the_page_says_of_a_method_is_the_record_of_the_weights_that_ship():
+    page = MODELS.parent / "docs" / "active_learning.md"
+    text, records = page.read_text(), json.loads((MODELS / "uncertainty.json").read_text())["weights"]
+    told = [method for method in METHODS if calibrate_uncertainty.marks(method)[0] in text]
+    assert told == ["malenia", "zept"]
+    by_file = {record["file"]: record for record in records}
+    assert sorted(by_file) == sorted(METHODS[method].weights for method in told) and len(records) == len(told)
+    for method in told:
+        record = by_file[METHODS[method].weights]
+        assert record["weights_sha256"] == sha256(MODELS / METHODS[method].weights), (
+            f"{method}: measure its doubts anew"
+        )
+        picture = page.parent / "images" / calibrate_uncertainty.reliability_picture(method)
+        block = calibrate_uncertainty.section(record, picture, page)
+        assert calibrate_uncertainty.replace_between(text, *calibrate_uncertainty.marks(method), block) == text
+        assert Image.open(picture).size == (1100, 480)
 
 
 def test_after_is_measured_on_what_was_not_fitted():

@@ -85,6 +85,23 @@ def test_a_datalist_that_monai_reads(studies, tmp_path):
     assert [len(h) for h in halves] == [1, 1]
 
 
+def test_scans_of_both_modalities_keep_files_of_their_own(studies, tmp_path):
+    index, out = studies / "datastore_v2.json", tmp_path / "out"
+    stored = json.loads(index.read_text())
+    for old, new in (("one", "Müller"), ("mr", "Möller")):  # as names of files, both are M-ller
+        for folder in (studies, studies / "labels" / "final"):
+            (folder / f"{old}.nii.gz").rename(folder / f"{new}.nii.gz")
+        stored["objects"][new] = stored["objects"].pop(old)
+    index.write_text(json.dumps(stored))
+    run(studies, "--out", out, code=1)
+    for modality, name in (("CT", "Müller"), ("MR", "Möller")):
+        row = load_decathlon_datalist(str(out / f"{modality}.json"), True, "training")[0]
+        for key, folder in (("image", studies), ("label", studies / "labels" / "final")):
+            before, after = nib.load(folder / f"{name}.nii.gz"), nib.load(row[key])
+            assert np.array_equal(before.get_fdata(), after.get_fdata()), f"{key} of {name}"
+    assert len(list((out / "images").iterdir())) == len(list((out / "labels").iterdir())) == 3
+
+
 def test_nnunets_raw_folder(studies, tmp_path):
     out = tmp_path / "raw"
     run(studies, "--out", out, "--format", "nnunet", "--number", 7, "--name", "Mine", code=1)
@@ -114,11 +131,9 @@ def test_an_export_over_another_leaves_none_of_its_cases_and_all_that_is_not_our
     out = tmp_path / "raw"
     options = ("--out", out, "--format", "nnunet", "--force")
     run(studies, *options, code=1)
-    ct, index = out / "Dataset501_ZeroTumorct", studies / "datastore_v2.json"
+    ct = out / "Dataset501_ZeroTumorct"
     (ct / "notes.txt").write_text("of a person")
-    stored = json.loads(index.read_text())
-    del stored["objects"]["one"]
-    index.write_text(json.dumps(stored))
+    without(studies, "one")
     run(studies, *options, code=1)
     assert json.loads((ct / "dataset.json").read_text())["numTraining"] == 1
     assert [f.name for f in (ct / "labelsTr").iterdir()] == ["two-words.nii.gz"]
@@ -131,6 +146,66 @@ def test_an_export_over_another_leaves_none_of_its_cases_and_all_that_is_not_our
     (ct / "labelsTr" / "mine.nii.gz").unlink()
     (ct / "provenance.json").write_text("{")
     assert "was not exported from here" in run(studies, *options, code=2), "then nobody knows whose it is"
+
+
+def without(studies, *names):
+    """Take scans out of the index of a folder."""
+    index = studies / "datastore_v2.json"
+    stored = json.loads(index.read_text())
+    for name in names:
+        del stored["objects"][name]
+    index.write_text(json.dumps(stored))
+
+
+def files_of(folder):
+    return {str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file()}
+
+
+def test_a_datalist_over_another_leaves_none_of_its_cases_and_all_that_is_not_its_own(studies, tmp_path):
+    out, beside = tmp_path / "out", tmp_path / "beside.nii.gz"
+    run(studies, "--out", out, code=1)
+    assert "images/mr.nii.gz" in files_of(out)
+    for mine in ("notes.txt", "images/mine.nii.gz", "mine.json"):
+        (out / mine).write_text("of a person")
+    beside.write_text("of a person")
+    stored = json.loads((out / "MR.json").read_text())
+    foreign = [{"image": "../beside.nii.gz", "label": str(beside)}, {"image": "images", "label": "images/gone.nii.gz"}]
+    (out / "MR.json").write_text(json.dumps(stored | {"validation": foreign}))
+    without(studies, "mr", "one")
+    run(studies, "--out", out, "--force", code=1)
+    assert files_of(out) == {
+        "CT.json", "images/two-words.nii.gz", "labels/two-words.nii.gz", "notes.txt", "images/mine.nii.gz", "mine.json",
+    }  # fmt: skip
+    assert len(load_decathlon_datalist(str(out / "CT.json"), True, "training")) == 1
+    assert beside.read_text() == "of a person"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda stored: stored | {"name": "Task03_Liver"},
+        lambda stored: stored | {"training": [{"image": 3}]},
+        lambda stored: [],
+    ],
+)
+def test_a_datalist_of_somebody_else_stays_with_all_that_it_lists(studies, tmp_path, change):
+    out = tmp_path / "out"
+    run(studies, "--out", out, code=1)
+    (out / "MR.json").write_text(json.dumps(change(json.loads((out / "MR.json").read_text()))))
+    before = {f: f.read_bytes() for f in out.rglob("*") if f.is_file()}
+    assert "MR.json was not exported from here" in run(studies, "--out", out, "--force", code=2)
+    assert {f: f.read_bytes() for f in out.rglob("*") if f.is_file()} == before
+
+
+def test_what_is_exported_is_never_written_over(studies):
+    stored = json.loads((studies / "datastore_v2.json").read_text()) | {"images_dir": "images"}
+    (studies / "datastore_v2.json").write_text(json.dumps(stored))
+    (studies / "images").mkdir()
+    for scan in studies.glob("*.nii.gz"):
+        scan.rename(studies / "images" / scan.name)
+    before = files_of(studies)
+    assert "belongs to the annotated folder" in run(studies, "--out", studies, "--force", code=2)
+    assert files_of(studies) == before
 
 
 @pytest.mark.parametrize(
