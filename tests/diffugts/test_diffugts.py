@@ -11,7 +11,7 @@ from monai.data import MetaTensor
 from zerotumor.diffugts import DiffuGTS
 from zerotumor.diffugts.attention import peak_logit
 from zerotumor.diffugts.options import CHOICES, PAPER, Options
-from zerotumor.inferer import encode_volume, segment_volume
+from zerotumor.inferer import encode_volume, segment_volume, settled
 from zerotumor.pipeline import segment_scan
 from zerotumor.prompts import parse
 from zerotumor.segmenter import Segmentation
@@ -284,3 +284,14 @@ def test_the_overlay_for_maisi():
     assert sum(p.numel() for p in model.prior.unet.parameters()) / 1e6 == pytest.approx(180.5, abs=0.1)
     assert model.patch % model.prior.multiple == 0
     assert 1 < sum(p.numel() for p in model.parameters()) / 1e6 < 3
+
+
+@pytest.mark.parametrize("answer", CHOICES["answer"])
+def test_parts_of_a_mask_need_a_peak_unless_otsu_has_decided(make, answer):
+    model = make(theta=0.5, theta_peak=0.9).ablate(answer)
+    maps = torch.zeros(1, 12, 12, 12)
+    maps[0, 1:4, 1:4, 1:4] = maps[0, 7:10, 7:10, 7:10] = 0.7
+    maps[0, 8, 8, 8] = 0.95
+    found = settled(model, maps) >= 0.5
+    assert int(found[:, 7:10, 7:10, 7:10].sum()) == 27
+    assert int(found.sum()) == (54 if answer in ("pixel", "feature") else 27)
