@@ -11,8 +11,6 @@ import filecmp
 import logging
 import os
 import re
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -28,7 +26,7 @@ from zerotumor.errors import ScanError
 from zerotumor.volumes import read_scan, write_atomically
 
 from .options import EXTENSIONS, refuse
-from .shared import state_of
+from .shared import copied, or_full, state_of
 
 logger = logging.getLogger(__name__)
 TAG = re.compile(r"[A-Za-z0-9_-]{1,40}")
@@ -291,30 +289,3 @@ def checked_info(info: object) -> dict:
 def unknown(image_id: str) -> HTTPException:
     """What a client gets for an image that is not there."""
     return refuse(f"there is no image {image_id[:100]!r} in the datastore: ask for /datastore/?output=all", 404)
-
-
-@contextmanager
-def or_full(said: str) -> Iterator[None]:
-    """What cannot be written becomes an answer: what was not done, why, and what to do."""
-    try:
-        yield
-    except (OSError, ScanError) as error:
-        logger.warning(f"{said}: {error}")
-        raise refuse(f"{said}, because the disk is full or locked: make room and try again", 507) from None
-
-
-@contextmanager
-def copied(source: Path, target: Path) -> Iterator[Path]:
-    """A copy of a file beside its target, ready to be renamed; gone at the end if it was not.
-
-    Its name has no suffix: MONAI Label watches the folder, and would take it for a label.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".saving-")
-    os.close(handle)
-    try:
-        shutil.copyfile(source, name)
-        os.chmod(name, 0o644)
-        yield Path(name)
-    finally:
-        Path(name).unlink(missing_ok=True)
