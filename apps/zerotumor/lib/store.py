@@ -2,7 +2,7 @@
 
 MONAI Label's own copies a label over the old one and rewrites its index in place (so that a full disk takes both), uses ids
 and tags of a request as paths, lets a scan that is uploaded under the name of another have its labels, and undoes in its
-index what another process has written between its own read and write.
+index what another process has written between its own read and write. What it takes for scans: `lib.scans`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from zerotumor.errors import ScanError
 from zerotumor.volumes import read_scan, write_atomically
 
 from .options import EXTENSIONS, refuse
+from .scans import Scans, readable
 from .shared import copied, or_full, state_of
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,9 @@ class Folder(LocalDatastore):
         # MONAI Label makes a lock at every use. Only one and the same can be taken again by the thread that holds it.
         self._index_lock = FileLock(os.path.join(datastore_path, ".lock"))
         self._seen: tuple | None = None
+        if "extensions" in options:
+            options["extensions"] = readable(options["extensions"])
+        self._scans: Scans | None = None
         super().__init__(datastore_path, *args, **options)
 
     list_images = fresh(LocalDatastore.list_images)
@@ -227,6 +231,13 @@ class Folder(LocalDatastore):
         with self._index_lock:
             self._read_index()
             super()._reconcile_datastore()
+
+    def _add_non_existing_images(self) -> int:
+        """In place of MONAI Label's, which takes pictures and results for scans, see `lib.scans`."""
+        self._init_from_datastore_file()
+        if self._scans is None:
+            self._scans = Scans(self._extensions, self._to_id)
+        return self._scans.reconcile(self._datastore.objects, Path(self._datastore.image_path()))
 
     def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
         """As MONAI Label's, if the file is another one than was read or written last."""
