@@ -84,6 +84,19 @@ class ZeroTumorApp(MONAILabelApp):
         return Archive.like(store) if type(store) is DICOMWebDatastore else store
 
     def infer(self, request: dict, datastore=None) -> dict:
+        """As MONAI Label's, see `answer`; a client that asks for a file where there is none is told why."""
+        from lib.answers import NoFile
+
+        result = self.answer(request, datastore)
+        if not result["file"]:
+            result["file"] = result["label"] = NoFile(result["params"].get("message") or "there is no result")
+        return result
+
+    def batch_infer(self, request: dict, datastore=None) -> dict:
+        """As MONAI Label's; its answers become JSON, in which a file that is not there is null."""
+        return self._batch_infer(request, datastore or self.datastore(), self.answer)
+
+    def answer(self, request: dict, datastore=None) -> dict:
         """As MONAI Label's, and what the archive knows of the scan goes along: the file made for clients has lost it."""
         from lib.archive import facts_of
 
