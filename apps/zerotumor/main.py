@@ -156,7 +156,7 @@ class ZeroTumorApp(MONAILabelApp):
     def init_batch_infer(self):
         from lib.batch import ResumableBatch
 
-        return ResumableBatch()
+        return ResumableBatch(self._infers)
 
 
 os.environ.setdefault("MONAI_LABEL_TRACKING_ENABLED", "false")

@@ -26,6 +26,7 @@ from zerotumor.errors import ScanError
 from zerotumor.volumes import read_scan, write_atomically
 
 from .options import EXTENSIONS, refuse
+from .provenance import is_automatic
 from .scans import Scans, readable
 from .shared import copied, or_full, state_of
 
@@ -134,8 +135,8 @@ class Folder(LocalDatastore):
         """Keep a label of an image; returns the label's id.
 
         Raises:
-            HTTPException: 400 the tag is no word; 404 there is no such image; 422 the label cannot be read; 507 it cannot be
-                written; the label saved before is still there.
+            HTTPException: 400 the tag is no word; 404 there is no such image; 409 it is the server's own, and a person has
+                saved one; 422 the label cannot be read; 507 it cannot be written; the label saved before is still there.
         """
         check_tag(label_tag)
         said = checked_info(label_info)
@@ -158,6 +159,12 @@ class Folder(LocalDatastore):
         ):
             if image_id not in objects:
                 raise unknown(image_id)
+            before = objects[image_id].labels.get(label_tag)
+            if before is not None and is_automatic(info) and not is_automatic(before.info):
+                raise refuse(
+                    f"the label of tag {label_tag} is a person's: choose another label_tag, or delete that one first",
+                    409,
+                )
             objects[image_id].labels[label_tag] = DataModel(info=info, ext=extension)
             self._update_datastore_file()
             os.replace(ready, path)
