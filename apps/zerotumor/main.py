@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 APP = Path(__file__).resolve().parent
@@ -56,12 +55,9 @@ class ZeroTumorApp(MONAILabelApp):
             store.provenance = self.provenance
 
     def image_roots(self) -> list[Path]:
-        """Folders that images of requests may lie in: the datastore (or its cache), the sessions, and uploads."""
-        roots = [Path(tempfile.gettempdir())]
-        folder = getattr(self.datastore(), "_datastore_path", None)
-        roots += [Path(folder)] if folder else []
-        sessions = self.sessions()
-        return roots + ([Path(sessions.store_path)] if sessions else [])
+        """Folders that images of requests may lie in: the datastore (or its cache), and the sessions."""
+        folder, sessions = getattr(self.datastore(), "_datastore_path", None), self.sessions()
+        return [Path(place) for place in (folder, sessions.store_path if sessions is not None else None) if place]
 
     def init_datastore(self):
         from lib.store import Folder
