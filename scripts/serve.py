@@ -1,7 +1,7 @@
 """Start the MONAI Label server with OHIF, and an archive with a scan in it; stop both with Ctrl-C.
 
 python scripts/serve.py                    Orthanc with a scan, OHIF in the browser
-python scripts/serve.py --studies FOLDER   NIfTI scans in a folder, for 3D Slicer and REST
+python scripts/serve.py --studies FOLDER   NIfTI or NRRD scans in a folder, for 3D Slicer and REST
 
 Everything listens on this machine alone. Orthanc comes from Debian: apt-get install orthanc orthanc-dicomweb.
 """

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 APP = Path(__file__).resolve().parent
@@ -56,12 +55,9 @@ class ZeroTumorApp(MONAILabelApp):
             store.provenance = self.provenance
 
     def image_roots(self) -> list[Path]:
-        """Folders that images of requests may lie in: the datastore (or its cache), the sessions, and uploads."""
-        roots = [Path(tempfile.gettempdir())]
-        folder = getattr(self.datastore(), "_datastore_path", None)
-        roots += [Path(folder)] if folder else []
-        sessions = self.sessions()
-        return roots + ([Path(sessions.store_path)] if sessions else [])
+        """Folders that images of requests may lie in: the datastore (or its cache), and the sessions."""
+        folder, sessions = getattr(self.datastore(), "_datastore_path", None), self.sessions()
+        return [Path(place) for place in (folder, sessions.store_path if sessions is not None else None) if place]
 
     def init_datastore(self):
         from lib.store import Folder
@@ -84,6 +80,19 @@ class ZeroTumorApp(MONAILabelApp):
         return Archive.like(store) if type(store) is DICOMWebDatastore else store
 
     def infer(self, request: dict, datastore=None) -> dict:
+        """As MONAI Label's, see `answer`; a client that asks for a file where there is none is told why."""
+        from lib.answers import NoFile
+
+        result = self.answer(request, datastore)
+        if not result["file"]:
+            result["file"] = result["label"] = NoFile(result["params"].get("message") or "there is no result")
+        return result
+
+    def batch_infer(self, request: dict, datastore=None) -> dict:
+        """As MONAI Label's; its answers become JSON, in which a file that is not there is null."""
+        return self._batch_infer(request, datastore or self.datastore(), self.answer)
+
+    def answer(self, request: dict, datastore=None) -> dict:
         """As MONAI Label's, and what the archive knows of the scan goes along: the file made for clients has lost it."""
         from lib.archive import facts_of
 
@@ -143,7 +152,7 @@ class ZeroTumorApp(MONAILabelApp):
     def init_batch_infer(self):
         from lib.batch import ResumableBatch
 
-        return ResumableBatch()
+        return ResumableBatch(self._infers)
 
 
 os.environ.setdefault("MONAI_LABEL_TRACKING_ENABLED", "false")

@@ -210,8 +210,37 @@ def test_dice_of_labels_on_one_grid_alone(world, tmp_path):
     for image in IMAGES:
         annotate(store, image, tmp_path)
         annotate(store, image, tmp_path, "original", AFFINE if image == "a" else AFFINE * np.array([-1, 1, 1, 1]))
-    assert DiceScoring()({}, store) == {"dice": {"a": 1.0}, "mean": 1.0}
-    assert "dice" not in store.get_label_info("b", "original")
+    reply = DiceScoring()({}, store)
+    assert reply["dice"] == {"a": 1.0} and reply["mean"] == 1.0 and "dice" not in store.get_label_info("b", "original")
+    assert set(reply["failed"]) == {"b", "c"} and "beside" in reply["failed"]["b"]
+
+
+@pytest.mark.parametrize("tag", ["final", "original"])
+def test_a_label_that_cannot_be_read_ends_no_others_dice(world, tmp_path, tag):
+    store = world[0]
+    for image in IMAGES:
+        for each in ("final", "original"):
+            annotate(store, image, tmp_path, each)
+    (tmp_path / "studies" / "labels" / tag / "a.nii.gz").write_bytes(b"half a label")
+    reply = DiceScoring()({}, store)
+    assert reply["dice"] == {"b": 1.0, "c": 1.0} and reply["mean"] == 1.0
+    assert list(reply["failed"]) == ["a"] and "damaged" in reply["failed"]["a"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no memory"), OSError("no disk"), HTTPException(502, "no archive")])
+def test_whatever_is_wrong_with_one_scan_the_others_are_scored(world, monkeypatch, error):
+    store, _, task = world
+    look = task.understand
+
+    def understand(request):
+        if request["image"].endswith("/b.nii.gz"):
+            raise error
+        return look(request)
+
+    monkeypatch.setattr(task, "understand", understand)
+    reply = UncertaintyScoring(task)({"prompt": "lipoma", "modality": "CT", "passes": 0}, store)
+    assert set(reply["scored"]) == {"a", "c"} and set(reply["failed"]) == {"b", "broken"}
+    assert str(getattr(error, "detail", error)) in reply["failed"]["b"]
 
 
 def test_the_task_returns_doubts_and_their_map(world, tmp_path):

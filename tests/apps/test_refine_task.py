@@ -146,6 +146,23 @@ def test_a_text_starts_from_what_the_method_and_its_weights_find_now(ask, task, 
     assert np.array_equal(ask(label="liver tumor")[0], cube(16, 17))
 
 
+@pytest.mark.parametrize(
+    ("asked", "name", "found"),
+    [
+        ({"prompt": "tumor"}, "tumor", cube(20, 24)),
+        ({"prompt": " lesion \n", "label": "Segment_1"}, "lesion", cube(20, 24)),
+        ({"prompt": "", "label": "tumor"}, "lesion", cube(10, 14)),
+        ({"label": "Tumor_2"}, "lesion", cube(10, 14)),
+    ],
+)
+def test_a_prompt_is_meant_and_a_name_that_viewers_give_is_not(ask, propose, monkeypatch, asked, name, found):
+    masks = SimpleNamespace(masks=torch.from_numpy(cube(20, 24))[None])
+    monkeypatch.setattr("lib.refine.segment_scan", lambda *_: masks)
+    propose(cube(10, 14))
+    mask, reply = ask(**asked)
+    assert np.array_equal(mask, found) and reply["prompt"] == name
+
+
 def test_a_long_name_that_begins_like_a_path_is_a_name(ask):
     with pytest.raises(HTTPException) as refused:
         ask(label="/" + "a" * 3000)

@@ -134,6 +134,23 @@ def test_what_cannot_be_answered_gets_a_sentence_and_the_server_lives(server, mo
     assert requests.get(f"{server}/info/").ok
 
 
+def test_scans_that_are_sent_are_read_and_other_files_of_the_server_are_not(server, client, studies, tmp_path):
+    path, options = studies[0] / "thigh.nii.gz", {"prompt": "sarcoma"}
+    _, stored = client.infer("tumor", "thigh", options)
+    _, sent = client.infer("tumor", "", options, file=str(path))
+    session = client.create_session(str(path))["session_id"]
+    _, of_session = client.infer("tumor", "", options, session_id=session)
+    assert sent["prompts"] == of_session["prompts"] == stored["prompts"]
+    inside = click(studies[1]["thigh"])
+    nib.save(nib.Nifti1Image(studies[1]["thigh"].astype(np.uint8), AFFINE), tmp_path / "mine.nii.gz")
+    mask, _ = client.infer("tumor_refine", "thigh", {"foreground": [inside]}, label_in=str(tmp_path / "mine.nii.gz"))
+    assert mask_of(mask)[tuple(inside)]
+    other = tmp_path / "scan.nii.gz"
+    other.write_bytes(path.read_bytes())
+    answer = requests.post(f"{server}/infer/tumor", params={"image": str(other), "output": "json"})
+    assert answer.status_code == 403 and "datastore" in answer.json()["detail"]
+
+
 def test_uploads_stay_in_the_folder_and_take_no_other_scans_place(server, studies):
     before = sorted(studies[0].parent.rglob("*"))
     for image, name, status in (("../up", "a.nii.gz", 400), ("up", "a.py", 400), ("liver", "a.nii.gz", 409)):

@@ -8,14 +8,12 @@ import time
 from collections.abc import Callable
 
 import torch
-from fastapi import HTTPException
 from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from zerotumor.errors import ScanError
 from zerotumor.grids import on_grid
 from zerotumor.metrics import dice
 from zerotumor.segmenter import METHODS
@@ -25,7 +23,7 @@ from zerotumor.volumes import read_scan
 
 from .archive import facts_of
 from .engine import LATEST
-from .options import TumorOptions, checked, first_of
+from .options import TumorOptions, checked, first_of, reason_of
 from .tumor import Tumor
 
 logger = logging.getLogger(__name__)
@@ -82,20 +80,20 @@ class UncertaintyScoring(ScoringMethod):
         for image in [*waiting, *labeled]:
             full = image not in labeled
             asked, made = (options, how) if full else (options | {"passes": 0}, how | {"passes": 0, "committee": False})
-            known = datastore.get_image_info(image).get(KEY) or {}
-            # A labeled scan needs a look alone, and has had it if it was scored in full.
-            if not request.get("force") and any(agrees(known.get(prompt, {}), m) for m in (how, made)):
-                skipped.append(image)
-                continue
-            if full and len(scored) >= limit:
-                continue
             try:
+                known = datastore.get_image_info(image).get(KEY) or {}
+                # A labeled scan needs a look alone, and has had it if it was scored in full.
+                if not request.get("force") and any(agrees(known.get(prompt, {}), m) for m in (how, made)):
+                    skipped.append(image)
+                    continue
+                if full and len(scored) >= limit:
+                    continue
                 facts = {**facts_of(image, datastore), "image": datastore.get_image_uri(image), "prompt": prompt}
                 record = self.score({**asked, **facts}, committee=full)
-            except HTTPException as error:
-                failed[image] = error.detail
+                datastore.update_image_info(image, {KEY: {**known, prompt: {**record, **made}}})
+            except Exception as error:  # whatever is wrong with one scan, the others are still to be scored
+                failed[image] = reason_of(error)
                 continue
-            datastore.update_image_info(image, {KEY: {**known, prompt: {**record, **made}}})
             if full:
                 scored[image] = record["value"]
         return {"prompt": prompt, "scored": scored, "skipped": skipped, "failed": failed}
@@ -120,23 +118,36 @@ class DiceScoring(ScoringMethod):
         super().__init__("Dice of original against final labels")
 
     def __call__(self, request: dict, datastore: Datastore) -> dict:
-        """A request (`y`, `y_pred`: tags) -> Dice by image, and their mean."""
+        """A request (`y`, `y_pred`: tags) -> Dice by image, their mean, and why others with both labels have none."""
         truth, proposed = request.get("y") or DefaultLabelTag.FINAL, request.get("y_pred") or DefaultLabelTag.ORIGINAL
-        values = {}
+        values, failed = {}, {}
         for image in sorted(datastore.get_labeled_images()):
-            labels = [datastore.get_label_by_image_id(image, tag) for tag in (truth, proposed)]
-            if not all(labels):
-                continue
-            paths = [datastore.get_label_uri(label, tag) for label, tag in zip(labels, (truth, proposed), strict=True)]
-            drawn, made = (read_scan(path, labels=True) for path in paths)
             try:
-                drawn = on_grid(drawn, made.affine, made.shape[1:])
-            except ScanError:  # voxels that do not lie on one another cannot be compared
+                value = self.score(image, truth, proposed, datastore)
+            except Exception as error:  # whatever is wrong with one label, the others are still to be compared
+                failed[image] = reason_of(error)
                 continue
-            values[image] = float(dice(made[0] > 0, drawn[0] > 0))
-            datastore.update_label_info(labels[1], proposed, {"dice": values[image]})
+            if value is not None:
+                values[image] = value
         mean = sum(values.values()) / len(values) if values else None
-        return {"dice": values, "mean": mean}
+        return {"dice": values, "mean": mean, "failed": failed}
+
+    @staticmethod
+    def score(image: str, truth: str, proposed: str, datastore: Datastore) -> float | None:
+        """Dice of an image's labels of two tags, kept with the proposed one; None if it has not both.
+
+        Raises:
+            ScanError: a label cannot be read, or they do not lie on one grid.
+        """
+        labels = [datastore.get_label_by_image_id(image, tag) for tag in (truth, proposed)]
+        if not all(labels):
+            return None
+        paths = [datastore.get_label_uri(label, tag) for label, tag in zip(labels, (truth, proposed), strict=True)]
+        drawn, made = (read_scan(path, labels=True) for path in paths)
+        drawn = on_grid(drawn, made.affine, made.shape[1:])  # voxels that lie apart cannot be compared
+        value = float(dice(made[0] > 0, drawn[0] > 0))
+        datastore.update_label_info(labels[1], proposed, {"dice": value})
+        return value
 
 
 class SampleOptions(BaseModel):

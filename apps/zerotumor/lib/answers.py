@@ -72,6 +72,25 @@ def write_dicom(
     return path
 
 
+class NoFile:
+    """In the place of a result's file where there is none: it is as good as None, until somebody opens it.
+
+    MONAI Label's endpoint alone knows whether a client asked for the file, and opens whatever it was given.
+    """
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __fspath__(self) -> str:
+        """Raises HTTPException: 422, always."""
+        raise refuse(
+            f"{self.reason}; DICOM has no empty result: ask for output=json, or for a mask without format", 422
+        )
+
+
 def label_map(masks: Tensor, numbers: Sequence[int]) -> Tensor:
     """Masks (P, X, Y, Z) -> one map (X, Y, Z) of label numbers; the first prompt wins overlaps."""
     labels = torch.zeros(masks.shape[1:], dtype=torch.uint8)

@@ -38,7 +38,8 @@ from zerotumor.vocabulary import LESIONS
 from zerotumor.volumes import read_scan, write_scan
 
 from .options import refuse
-from .store import Folder, copied, or_full
+from .shared import copied, or_full
+from .store import Folder
 
 logger = logging.getLogger(__name__)
 MODALITIES = ("CT", "MR")

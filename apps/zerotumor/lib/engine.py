@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
+import re
+import tempfile
 import threading
 import time
 from collections import OrderedDict
@@ -30,6 +33,8 @@ from .options import refuse
 logger = logging.getLogger(__name__)
 LATEST, STARTER = "latest", "starter"
 """Names for the newest version of a method, and for the method as it ships."""
+UPLOAD = re.compile(r"tmp[a-z0-9_]{8}(\..*)?", re.DOTALL)
+"""What Python calls a temporary file; MONAI Label adds the suffix of the file that was sent."""
 
 
 class Engine:
@@ -37,7 +42,8 @@ class Engine:
 
     Args:
         models: folder with weights, or None for the bundle's. share: of the free memory, for encoded scans. roots: the
-        folders that an image may come from, asked for at every request. versions: folder of what was learned here.
+        folders that an image may come from besides uploads, asked for at every request. versions: folder of what was learned
+        here.
     """
 
     def __init__(
@@ -109,7 +115,7 @@ class Engine:
         if not isinstance(image, str) or not image:
             raise refuse("the request names no image: give the id of an image in the datastore, or upload one")
         path = Path(image).resolve()
-        if not any(path.is_relative_to(Path(root).resolve()) for root in self.roots()):
+        if not is_upload(path) and not any(path.is_relative_to(Path(root).resolve()) for root in self.roots()):
             raise refuse("the image must lie in the datastore or be uploaded: paths of the server are not read", 403)
         if not path.exists():
             raise refuse(f"there is no image {path.name!r} in the datastore: ask for /datastore/?output=all", 404)
@@ -167,3 +173,12 @@ class Engine:
                 logger.info(f"{name}: window {k}/{n}")
 
         return report
+
+
+def is_upload(path: Path) -> bool:
+    """Whether a file (its path resolved) may be what a client has just sent: MONAI Label puts it, and what it makes of it,
+    into the temporary folder itself, under a name of Python's. All else that lies there, in any folder, is other programs'.
+    """
+    if path.parent != Path(tempfile.gettempdir()).resolve() or not UPLOAD.fullmatch(path.name):
+        return False
+    return path.is_file() and path.stat().st_uid == os.geteuid()

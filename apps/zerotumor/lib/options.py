@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated, Any, TypeVar
 
 from fastapi import HTTPException
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
+from zerotumor.errors import ScanError
 from zerotumor.inferer import OVERLAP
 from zerotumor.prompts import MAX_LENGTH
 from zerotumor.segmenter import METHODS
 from zerotumor.uncertainty import PASSES
 
+logger = logging.getLogger(__name__)
 EXTENSIONS = (".nrrd", ".nii.gz", ".nii")
 DTYPES = ("uint8", "uint16", "int16", "int32", "float32")
 QUALITIES = ("standard", "fast", "best")
@@ -132,6 +135,16 @@ def _one_of(value: str, choices: tuple[str, ...], name: str) -> str:
 def refuse(message: str, status: int = 400) -> HTTPException:
     """What a client gets for a request that cannot be answered: the sentence, as `detail`."""
     return HTTPException(status_code=status, detail=message)
+
+
+def reason_of(error: Exception) -> str:
+    """What a client is told of one scan of many that could not be done. What no sentence was written for is logged, too."""
+    if isinstance(error, HTTPException):
+        return str(error.detail)
+    if isinstance(error, ScanError):
+        return str(error)
+    logger.warning("a scan was left out", exc_info=error)
+    return f"{type(error).__name__}: {error}"
 
 
 def checked(kind: type[Kind], request: dict) -> Kind:

@@ -131,7 +131,8 @@ class Ledger:
         if made is not None and "method" in made:  # saved by the server itself: the answer as it was
             keys = ("method", "weights_sha256", "modality")
             facts = {k: made[k] for k in keys if k in made}
-            known = {"prompt_from": "request", **facts, "proposed_ml": made.get("volume_ml"), "automatic": True}
+            known = {"prompt_from": "request", **facts, "proposed_ml": made.get("volume_ml")}
+            known["automatic"] = made["method"] != "clicks"  # these are a person's
             return {"prompt": str(made.get("prompt", "")), "provenance": {**known, "saved_at": round(self.now(), 1)}}
         client = str(info.get("client_id") or "")
         sent = _text(info.get("prompt"))
@@ -213,6 +214,13 @@ class Ledger:
         except (OSError, ValueError, TypeError, KeyError) as error:
             logger.warning(f"{self._file(digest)} is damaged and is ignored ({error})")
             return []
+
+
+def is_automatic(info: dict) -> bool:
+    """Whether a label, by its `info`, was made and saved by the server alone. One of which this is not known may be a
+    person's."""
+    known = info.get("provenance")
+    return isinstance(known, dict) and known.get("automatic") is True
 
 
 def _text(value: object) -> str:

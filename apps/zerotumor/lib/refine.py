@@ -32,7 +32,7 @@ from .options import RefineOptions, checked, refuse
 from .provenance import Ledger
 
 UNNAMED = re.compile(r"(segment|segmentation|label|mask|lesion|tumou?r)?[\s_-]*\d*", re.IGNORECASE)
-"""Names that viewers give by themselves: they say nothing of what is looked for."""
+"""Names that viewers give to segments by themselves: they say nothing of what is looked for. A prompt always does."""
 
 
 class TumorRefine(InferTask):
@@ -190,10 +190,9 @@ class TumorRefine(InferTask):
         return mask
 
     def _text(self, options: RefineOptions) -> str:
-        """What is looked for: the prompt, or the segment's name if it says something."""
-        name = options.prompt or ("" if _is_file(options.label) else options.label)
-        name = " ".join(name.split())
-        return "" if UNNAMED.fullmatch(name) else name
+        """What is looked for: the prompt as it is, or the segment's name if it says something."""
+        prompt, name = " ".join(options.prompt.split()), " ".join(options.label.split())
+        return prompt or ("" if _is_file(options.label) or UNNAMED.fullmatch(name) else name)
 
     def _uploaded(self, label: str, scan: MetaTensor) -> Tensor | None:
         """A mask that came with the request, (X, Y, Z) bool."""

@@ -2,7 +2,7 @@
 
 MONAI Label's own copies a label over the old one and rewrites its index in place (so that a full disk takes both), uses ids
 and tags of a request as paths, lets a scan that is uploaded under the name of another have its labels, and undoes in its
-index what another process has written between its own read and write.
+index what another process has written between its own read and write. What it takes for scans: `lib.scans`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ import filecmp
 import logging
 import os
 import re
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -28,7 +26,9 @@ from zerotumor.errors import ScanError
 from zerotumor.volumes import read_scan, write_atomically
 
 from .options import EXTENSIONS, refuse
-from .shared import state_of
+from .provenance import is_automatic
+from .scans import Scans, readable
+from .shared import copied, or_full, state_of
 
 logger = logging.getLogger(__name__)
 TAG = re.compile(r"[A-Za-z0-9_-]{1,40}")
@@ -64,6 +64,9 @@ class Folder(LocalDatastore):
         # MONAI Label makes a lock at every use. Only one and the same can be taken again by the thread that holds it.
         self._index_lock = FileLock(os.path.join(datastore_path, ".lock"))
         self._seen: tuple | None = None
+        if "extensions" in options:
+            options["extensions"] = readable(options["extensions"])
+        self._scans: Scans | None = None
         super().__init__(datastore_path, *args, **options)
 
     list_images = fresh(LocalDatastore.list_images)
@@ -132,8 +135,8 @@ class Folder(LocalDatastore):
         """Keep a label of an image; returns the label's id.
 
         Raises:
-            HTTPException: 400 the tag is no word; 404 there is no such image; 422 the label cannot be read; 507 it cannot be
-                written; the label saved before is still there.
+            HTTPException: 400 the tag is no word; 404 there is no such image; 409 it is the server's own, and a person has
+                saved one; 422 the label cannot be read; 507 it cannot be written; the label saved before is still there.
         """
         check_tag(label_tag)
         said = checked_info(label_info)
@@ -156,6 +159,12 @@ class Folder(LocalDatastore):
         ):
             if image_id not in objects:
                 raise unknown(image_id)
+            before = objects[image_id].labels.get(label_tag)
+            if before is not None and is_automatic(info) and not is_automatic(before.info):
+                raise refuse(
+                    f"the label of tag {label_tag} is a person's: choose another label_tag, or delete that one first",
+                    409,
+                )
             objects[image_id].labels[label_tag] = DataModel(info=info, ext=extension)
             self._update_datastore_file()
             os.replace(ready, path)
@@ -230,6 +239,13 @@ class Folder(LocalDatastore):
             self._read_index()
             super()._reconcile_datastore()
 
+    def _add_non_existing_images(self) -> int:
+        """In place of MONAI Label's, which takes pictures and results for scans, see `lib.scans`."""
+        self._init_from_datastore_file()
+        if self._scans is None:
+            self._scans = Scans(self._extensions, self._to_id)
+        return self._scans.reconcile(self._datastore.objects, Path(self._datastore.image_path()))
+
     def _init_from_datastore_file(self, throw_exception: bool = False) -> None:
         """As MONAI Label's, if the file is another one than was read or written last."""
         if state_of(self._datastore_config_path) != self._seen:
@@ -291,30 +307,3 @@ def checked_info(info: object) -> dict:
 def unknown(image_id: str) -> HTTPException:
     """What a client gets for an image that is not there."""
     return refuse(f"there is no image {image_id[:100]!r} in the datastore: ask for /datastore/?output=all", 404)
-
-
-@contextmanager
-def or_full(said: str) -> Iterator[None]:
-    """What cannot be written becomes an answer: what was not done, why, and what to do."""
-    try:
-        yield
-    except (OSError, ScanError) as error:
-        logger.warning(f"{said}: {error}")
-        raise refuse(f"{said}, because the disk is full or locked: make room and try again", 507) from None
-
-
-@contextmanager
-def copied(source: Path, target: Path) -> Iterator[Path]:
-    """A copy of a file beside its target, ready to be renamed; gone at the end if it was not.
-
-    Its name has no suffix: MONAI Label watches the folder, and would take it for a label.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".saving-")
-    os.close(handle)
-    try:
-        shutil.copyfile(source, name)
-        os.chmod(name, 0o644)
-        yield Path(name)
-    finally:
-        Path(name).unlink(missing_ok=True)

@@ -73,19 +73,37 @@ class Tumor(InferTask):
         options = checked(TumorOptions, request)
         path = self.engine.image_path(options.dicom_folder or request.get("image"))
         digest, encoded, encoding = self.engine.encoded(path, options.method, options.stated_modality)
-        model = self.engine.model(options.method, options.version)
-        if options.quality in model.qualities:
-            model = model.at(options.quality)
-        text = prompts_of(options.label_prompt) if options.label_prompt else options.prompt
-        try:
-            prompts = parse(text, modality=encoded.modality, encoder=model.encoder)
-        except PromptError as error:
-            raise refuse(str(error)) from None
+        model = self._model(options)
+        prompts = self._prompts(options, encoded.modality, model)
         if any(map(asks_for_anomaly, prompts)) and ANOMALY not in model.maps:
             raise refuse(f"{options.method} has no map of anomalies: choose a method that has one, such as zept")
         if options.map not in ("", "uncertainty", *model.maps):
             raise refuse(f"{options.method} has no map {options.map!r}: choose uncertainty, or another method")
         return Asked(options, path, digest, encoded, encoding, model, prompts)
+
+    def _model(self, options: TumorOptions) -> Segmenter:
+        """The method, in the version and quality asked for."""
+        model = self.engine.model(options.method, options.version)
+        return model.at(options.quality) if options.quality in model.qualities else model
+
+    @staticmethod
+    def _prompts(options: TumorOptions, modality: str, model: Segmenter) -> list[Prompt]:
+        text = prompts_of(options.label_prompt) if options.label_prompt else options.prompt
+        try:
+            return parse(text, modality=modality, encoder=model.encoder)
+        except PromptError as error:
+            raise refuse(str(error)) from None
+
+    def terms(self, request: dict) -> dict:
+        """What of a request decides the answer to a scan, as the reply will say it. No scan is looked at.
+
+        Raises:
+            HTTPException: an option is out of range, or there are no such weights.
+        """
+        options = checked(TumorOptions, request)
+        model = self._model(options)
+        said = made_by(options, model, self._prompts(options, "CT", model))
+        return said if options.modality == "auto" else said | {"modality": options.modality}
 
     def committee(self, asked: Asked) -> dict[str, Tensor]:
         """What the other methods with weights find, (P, X, Y, Z) by name; one that cannot answer is left out."""
@@ -137,28 +155,26 @@ class Tumor(InferTask):
             maps["uncertainty"] = attach(entries, self.doubts(asked, plain=result.answer))
         union = result.masks.amax(0)
         self.histories.propose(asked.digest, options.client_id, union)
-        text = "; ".join(p.text for p in prompts)
+        said = made_by(options, model, prompts)
         if self.ledger is not None:
-            made_by = {"method": options.method, "weights_sha256": model.weights_sha256, "modality": encoded.modality}
+            facts = {"method": options.method, "weights_sha256": model.weights_sha256, "modality": encoded.modality}
             volume = round(sum(e["volume_ml"] for e in entries), 3)
-            made_by |= {"affine": encoded.scan.affine, "proposed_ml": volume}
-            self.ledger.propose(asked.digest, options.client_id, text, union, **made_by)
+            facts |= {"affine": encoded.scan.affine, "proposed_ml": volume}
+            self.ledger.propose(asked.digest, options.client_id, said["prompt"], union, **facts)
         segmented = time.perf_counter()
         if options.map:
             file = answers.write_values(maps[options.map], encoded.scan, options)
         elif options.format:
-            made_by = {"method": options.method, "weights": model.weights_sha256}
-            file = answers.write_dicom(result.masks, encoded.scan, entries, options, self.push, **made_by)
+            facts = {"method": options.method, "weights": model.weights_sha256}
+            file = answers.write_dicom(result.masks, encoded.scan, entries, options, self.push, **facts)
         else:
             file = answers.write(labels, encoded.scan, options)
         missing = [e["prompt"] for e in entries if not e["found"]]
         return file, {
             "label_names": answers.names_present(labels, [p.text for p in prompts], numbers),
-            "prompt": text,
-            "method": options.method,
+            **said,
             "version": getattr(model, "version", STARTER),
             "modality": encoded.modality,
-            "weights_sha256": model.weights_sha256,
             "prompts": entries,
             "message": f"nothing found for: {'; '.join(missing)}" if missing else "",
             "score": max(e["score"] for e in entries),
@@ -172,3 +188,15 @@ class Tumor(InferTask):
                 "total": round(time.perf_counter() - started, 3),
             },
         }
+
+
+def made_by(options: TumorOptions, model: Segmenter, prompts: list[Prompt]) -> dict:
+    """What, besides the scan, an answer follows from."""
+    return {
+        "prompt": "; ".join(p.text for p in prompts),
+        "method": options.method,
+        "weights_sha256": model.weights_sha256,
+        "quality": model.quality,
+        "overlap": options.overlap,
+        "map": options.map,
+    }
