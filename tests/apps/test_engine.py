@@ -68,3 +68,16 @@ def test_a_scan_of_the_datastore_is_read_and_one_that_is_gone_is_named(engine, t
         with pytest.raises(HTTPException) as refused:
             engine.image_path(str(tmp_path / image))
         assert refused.value.status_code == status
+
+
+def test_what_a_link_in_the_datastore_leads_to_is_read_and_nothing_beside_it(engine, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    scan, other = (tmp_path / "elsewhere" / name for name in ("scan.nii.gz", "other.nii.gz"))
+    for path in (scan, other):
+        path.write_bytes(b"a scan")
+    link = tmp_path / "studies" / "case.nii.gz"
+    link.symlink_to(scan)
+    assert engine.image_path(str(link)) == scan.resolve()
+    for name in (scan, other, link.parent / ".." / "elsewhere" / "scan.nii.gz"):
+        with pytest.raises(HTTPException, match="must lie in the datastore"):
+            engine.image_path(str(name))

@@ -106,3 +106,12 @@ def test_a_folder_of_kinds_that_cannot_be_read_is_refused(tmp_path, patterns):
 def test_patterns_that_narrow_what_is_offered_still_do(studies):
     write_nifti(studies / "plain.nii", ct_values())
     assert Folder(str(studies), extensions=["*.nii", "*.png"]).list_images() == ["plain"]
+
+
+def test_a_scan_that_is_a_link_is_offered_as_what_it_is_called_here(tmp_path):
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies" / "case.nii.gz").symlink_to(write_nifti(tmp_path / "elsewhere.nii.gz", ct_values()))
+    store = opened(tmp_path / "studies")
+    assert store.list_images() == ["case"]
+    assert store.get_image_uri("case") == str(tmp_path / "studies" / "case.nii.gz")
+    assert store.get_image_uri("other") == ""

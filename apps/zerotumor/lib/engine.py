@@ -114,8 +114,13 @@ class Engine:
         """
         if not isinstance(image, str) or not image:
             raise refuse("the request names no image: give the id of an image in the datastore, or upload one")
-        path = Path(image).resolve()
-        if not is_upload(path) and not any(path.is_relative_to(Path(root).resolve()) for root in self.roots()):
+        # A link in the datastore is its owner's: clients can make none.
+        path, named = Path(image).resolve(), Path(os.path.abspath(image))
+        inside = any(
+            path.is_relative_to(Path(root).resolve()) or named.is_relative_to(os.path.abspath(root))
+            for root in self.roots()
+        )
+        if not inside and not is_upload(path):
             raise refuse("the image must lie in the datastore or be uploaded: paths of the server are not read", 403)
         if not path.exists():
             raise refuse(f"there is no image {path.name!r} in the datastore: ask for /datastore/?output=all", 404)

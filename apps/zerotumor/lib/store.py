@@ -72,7 +72,6 @@ class Folder(LocalDatastore):
     list_images = fresh(LocalDatastore.list_images)
     get_labeled_images = fresh(LocalDatastore.get_labeled_images)
     get_unlabeled_images = fresh(LocalDatastore.get_unlabeled_images)
-    get_image_uri = fresh(LocalDatastore.get_image_uri)
     get_image_info = fresh(LocalDatastore.get_image_info)
     get_label_uri = fresh(LocalDatastore.get_label_uri)
     get_label_info = fresh(LocalDatastore.get_label_info)
@@ -81,6 +80,12 @@ class Folder(LocalDatastore):
     datalist = fresh(LocalDatastore.datalist)
     status = fresh(LocalDatastore.status)
     json = fresh(LocalDatastore.json)
+
+    def get_image_uri(self, image_id: str) -> str:
+        """As MONAI Label's, and of a scan that is a link, the link: it lies in this folder, what it leads to need not."""
+        self._init_from_datastore_file()
+        entry = self._datastore.objects.get(image_id)
+        return os.path.abspath(self._image_file(image_id, entry.image.ext)) if entry else ""
 
     def add_image(self, image_id: str, image_filename: str, image_info: dict) -> str:
         """Keep a scan; returns its id. One that is there already, voxel by voxel, stays with all that is known of it.
