@@ -141,6 +141,16 @@ def test_a_stage_is_cut_goes_on_and_is_not_trained_twice(tmp_path, monkeypatch):
     assert "done already" in invoke(*order) and len(started) == 3
 
 
+def test_a_checkpoint_that_was_cut_off_does_not_count(tmp_path):
+    programme, stage = Programme(tmp_path, "cpu"), STAGES[0]
+    programme.folder(stage).mkdir(parents=True)
+    for epoch in (3, 4):
+        torch.save({"epoch": epoch}, programme.folder(stage) / f"checkpoint_epoch={epoch}.pt")
+    newest = programme.folder(stage) / "checkpoint_epoch=4.pt"
+    newest.write_bytes(newest.read_bytes()[:200])
+    assert programme.trained(stage) == 3 and programme.state(stage).startswith("3 of")
+
+
 def test_no_time_is_a_clean_stop(tmp_path, monkeypatch):
     monkeypatch.setattr(starter_run, "start", lambda *a: pytest.fail("something was started"))
     invoke("--budget", "smoke", "--only", "refine", "--out", tmp_path, "--minutes", 0, code=PAUSED)
