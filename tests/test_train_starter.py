@@ -16,7 +16,7 @@ import torch
 import train_starter
 import typer
 from monai.bundle import ConfigParser
-from starter_plan import ADDED, BUDGETS, LAST, STAGES, TOOLS
+from starter_plan import ADDED, BUDGETS, LAST, PHANTOMS, STAGES, TOOLS
 from starter_run import BUNDLE, PAUSED, Programme, ProgrammeError, whole
 from typer.testing import CliRunner
 
@@ -93,6 +93,48 @@ def test_configs_exist_and_know_every_override(stage, tmp_path):
         told = Programme(tmp_path / name, name).overrides(stage)
         for key in [*told, "pause_until", "pause_epochs"]:
             assert key in settable or key in arguments(settable), f"{stage.name} has no {key}"
+
+
+def grids(parser, config):
+    """mm of all phantoms that a config, or a part of it, draws."""
+    if isinstance(config, dict) and config.get("_target_") == "zerotumor.training.GeneratePhantom":
+        return {parser.get_parsed_content(config["spacing"].removeprefix("@"))}
+    parts = config.values() if isinstance(config, dict) else config if isinstance(config, list) else ()
+    return set().union(*(grids(parser, part) for part in parts))
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_phantoms_that_stages_share_are_on_one_grid(budget, tmp_path):
+    found = {}
+    for stage in (stage for stage in STAGES if PHANTOMS in stage.shared.values()):
+        files = [BUNDLE / "configs" / f"{name}.yaml" for name in stage.configs]
+        parser = ConfigParser(ConfigParser.load_config_files(files))
+        parser.update(Programme(tmp_path, budget).overrides(stage))
+        found[stage.name] = grids(parser, parser.get())
+    assert len(found) == 6 and set().union(*found.values()) == {8.0 if budget == "smoke" else 4.0}, found
+
+
+@pytest.mark.parametrize(
+    "names, spacing",
+    [
+        ("train zept zept_train", 4.0),
+        ("train zept zept_train zept_paper", 1.5),
+        ("train diffugts diffugts_attention diffugts_taps", 4.0),
+        ("train diffugts diffugts_attention diffugts_maisi", 1.5),
+        ("train malenia_paper", 1.5),
+    ],
+)
+def test_samples_are_on_the_grid_that_their_cache_is_named_after(names, spacing):
+    parser = ConfigParser(
+        ConfigParser.load_config_files([BUNDLE / "configs" / f"{name}.yaml" for name in names.split()])
+    )
+    patch = parser.get_parsed_content("network_config::patch")
+    for mm in (spacing, 2.5):  # as configured, and as the command line says
+        if "malenia" not in names:
+            parser.update({"network_config::spacing": mm})
+            spacing = mm
+        assert grids(parser, parser.get()) == {parser.get_parsed_content("network_config::spacing")} == {spacing}
+        assert parser.get_parsed_content("dataset_dir").endswith(f"/phantoms_{patch}_{spacing:g}mm")
 
 
 def arguments(config):
