@@ -68,7 +68,7 @@ def piece(config, folder, scores, epochs, forget=()):
     """
     parser = parser_of(config, folder)
     parser.update({
-        "network": "$torch.nn.Linear(1, 1)", "network_def": None, "loss": "$torch.nn.Linear(1, 1)",
+        "network": "$torch.nn.Linear(1, 1)", "network_def": None,
         "optimizer": {"_target_": "torch.optim.SGD", "params": "$@network.parameters()", "lr": 1.0},
         "train#trainer": IDLE, "validate#evaluator": IDLE, "early_stop_patience": 3, "max_epochs": epochs,
     })  # fmt: skip

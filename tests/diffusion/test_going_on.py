@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from ignite.engine import Events
 from monai.bundle import ConfigParser
 
 from zerotumor.diffusion.samples import Healthy
@@ -124,3 +125,42 @@ def test_an_autoencoder_starts_from_a_whole_prior(theirs, make):
     assert torch.allclose(network.state_dict()[name], elsewhere.autoencoder.state_dict()[name], atol=1e-2)
     with pytest.raises(WeightsError, match=r"give --ct_range '\[-1000, 1000\]'"):
         start_autoencoder(network, path)
+
+
+IDLE = {"_target_": "ignite.engine.Engine", "process_function": "$lambda engine, batch: None"}
+
+
+def adversarial_run(folder, epochs):
+    """A piece of the autoencoder's training with idle engines, and a step of its discriminator; the loss."""
+    network = {"network": "$torch.nn.Linear(1, 1)", "network_def": None, "loss::adversarial": 0.1, "device": "cpu"}
+    parser = parser_of("autoencoder", output_dir=str(folder), **network)
+    parser.update({"train#trainer": IDLE, "validate#evaluator": IDLE})
+    trainer = parser.get_parsed_content("train::trainer")
+    for k, line in enumerate(parser["initialize"]):
+        if "@saver" in line or "@loss" in line:
+            parser.get_parsed_content(f"initialize::{k}")
+    parser.get_parsed_content("run::0")
+    loss, image = parser.get_parsed_content("loss"), torch.rand(1, 1, 32, 32, 32)
+    output = image, torch.zeros(1, 1, 2, 2, 2), torch.ones(1, 1, 2, 2, 2)
+    trainer.add_event_handler(Events.EPOCH_STARTED, lambda: loss(output, image))
+    trainer.run([0], max_epochs=epochs)
+    return loss
+
+
+def test_the_discriminator_goes_on_with_its_optimizer(tmp_path):
+    adversarial_run(tmp_path, 1)
+    held = torch.load(tmp_path / "checkpoint_epoch=1.pt", weights_only=True)["loss_optimizers"][0]["state"]
+    (optimizer,) = adversarial_run(tmp_path, 2).optimizers
+    later = optimizer.state_dict()["state"]
+    assert [int(state[0]["step"]) for state in (held, later)] == [1, 2] and held[0]["exp_avg"].any()
+
+
+def test_the_networks_of_the_loss_are_where_the_images_are(tmp_path):
+    parser = parser_of("autoencoder", output_dir=str(tmp_path), device="$torch.device('meta')")
+    perceptual = {"_target_": "torch.nn.Conv3d", "in_channels": 1, "out_channels": 1, "kernel_size": 1}
+    parser.update({"loss::adversarial": 0.1, "loss::perceptual": perceptual})
+    for k, line in enumerate(parser["initialize"]):
+        if "@loss" in line:
+            parser.get_parsed_content(f"initialize::{k}")
+    parts = list(parser.get_parsed_content("loss").parameters())
+    assert len(parts) > 2 and all(part.device.type == "meta" for part in parts)

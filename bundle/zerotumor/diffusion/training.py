@@ -27,7 +27,8 @@ from .weights import AUTOENCODER, METHOD, load_autoencoder, load_prior, save_aut
 class AutoencoderLoss(nn.Module):
     """L1 + kl * KL + perceptual + adversarial, the last two only if asked for.
 
-    KL is summed over a latent and averaged over the batch, as MAISI's.
+    KL is summed over a latent and averaged over the batch, as MAISI's. The last two have networks: the loss has to be moved
+    to the images' device. `optimizers` holds the discriminator's, if there is one, whose state is no part of the loss's.
 
     Args:
         kl: weight. perceptual: a loss of (prediction, image), such as MONAI's PerceptualLoss, and its weight. adversarial:
@@ -46,12 +47,13 @@ class AutoencoderLoss(nn.Module):
         self.kl, self.perceptual_weight, self.adversarial = kl, perceptual_weight, adversarial
         self.perceptual = perceptual.requires_grad_(False) if perceptual is not None else None
         self.last: dict[str, float] = {}
+        self.optimizers: list[torch.optim.Optimizer] = []
         if adversarial:
             self.discriminator = PatchDiscriminator(
                 spatial_dims=3, channels=32, in_channels=1, out_channels=1, num_layers_d=3, norm="INSTANCE"
             )
             self.judge = PatchAdversarialLoss(criterion="least_squares")
-            self.optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=discriminator_rate)
+            self.optimizers.append(torch.optim.Adam(self.discriminator.parameters(), lr=discriminator_rate))
 
     def forward(self, output: tuple[Tensor, Tensor, Tensor], image: Tensor) -> Tensor:
         """Scalar loss of an autoencoder's (reconstruction, mean, standard deviation)."""
@@ -68,16 +70,17 @@ class AutoencoderLoss(nn.Module):
 
     def _contest(self, prediction: Tensor, image: Tensor) -> Tensor:
         """One step of the discriminator, then what it says of the prediction."""
-        self.discriminator.to(image.device).requires_grad_(True)
+        (optimizer,) = self.optimizers
+        self.discriminator.requires_grad_(True)
         with torch.enable_grad():
             sides = ((prediction.detach(), False), (image, True))
             loss = sum(
                 self.judge(self.discriminator(x.float())[-1], target_is_real=real, for_discriminator=True)
                 for x, real in sides
             )
-            self.optimizer.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            self.optimizer.step()
+            optimizer.step()
         self.discriminator.requires_grad_(False)
         return self.judge(self.discriminator(prediction)[-1], target_is_real=True, for_discriminator=False)
 
