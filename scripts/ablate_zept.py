@@ -116,6 +116,13 @@ def weights_of(row: Row, out: Path, settings: Settings, phantoms: Path) -> Path:
     return paths[1]
 
 
+def cache(out: Path, network: dict) -> Path:
+    """Where phantoms are kept; those of other sizes or grids than the starter's are other phantoms."""
+    return out / "_".join(
+        ["phantoms", *(f"{name}-{network[name]:g}" for name in ("patch", "spacing") if name in network)]
+    )
+
+
 def slug(name: str) -> str:
     """A row's name as a file's."""
     return name.replace(": ", "_").replace(" ", "-")
@@ -200,7 +207,7 @@ def main(
     name = f"{organ_steps}_{tumor_steps}_{batch_size}_{train_count}"
     done = []
     for k in wanted:
-        done.append(do_row(ROWS[k], out / name, settings, phantoms or out / "phantoms"))
+        done.append(do_row(ROWS[k], out / name, settings, phantoms or cache(out, settings.network)))
         console.print(f"{ROWS[k].name}: {done[-1]['figures']}")
         write_json(done, docs / "ablation_zept.json")
         page = markdown(done, settings)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 PHANTOMS = "phantoms"
-"""Folder, in that of the runs, of the phantoms that several methods share."""
+"""Folder, in that of the runs, of the phantoms that several methods share: all on one grid, whatever a network's is."""
 MALENIA = ("train",)
 ZEPT = ("train", "zept", "zept_train")
 ATTENTION = ("train", "diffugts", "diffugts_attention", "diffugts_taps")
@@ -108,7 +108,7 @@ HOLES = {"train_healthy": 40} | {
 }
 """Of whole scans, each of which is inpainted once: ten seconds of a core."""
 TINY = {"network_config::channels": "[4,4,4,4,4]", "network_config::mask_channels": 2, "network_config::patch": 32,
-        "network_config::spacing": 8.0, "workers": 0}  # fmt: skip
+        "network_config::spacing": 8.0, "sample_spacing": 8.0, "workers": 0}  # fmt: skip
 TINY_PRIOR = {
     "autoencoder": {"num_channels": [4, 4, 8], "num_res_blocks": [1, 1, 1], "norm_num_groups": 4},
     "unet": {"num_channels": [8, 8], "num_res_blocks": 1, "attention_levels": [False, True],

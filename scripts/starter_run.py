@@ -15,6 +15,7 @@ from pathlib import Path
 
 from starter_plan import ADDED, BUDGETS, STAGES, Budget, Stage, Tool
 
+from zerotumor import checkpoints
 from zerotumor.healthy import healthy_files
 from zerotumor.pause import PAUSED
 from zerotumor.precision import in_hardware
@@ -98,9 +99,8 @@ class Programme:
         return math.ceil(self.budget.stages[stage.name].steps / self.budget.epoch)
 
     def trained(self, stage: Stage) -> int:
-        """Epochs that its newest checkpoint has seen."""
-        found = self.folder(stage).glob("checkpoint_epoch=*.pt")
-        return max((int(path.stem.split("=")[1]) for path in found), default=0)
+        """Epochs that its newest whole checkpoint has seen."""
+        return max(checkpoints.whole(self.folder(stage)), default=0)
 
     def missing(self, stage: Stage) -> list[str]:
         """Earlier stages that a stage starts from and that are not done."""

@@ -3,6 +3,7 @@
 import torch
 
 from zerotumor import precision
+from zerotumor.attention import LazyMasks
 from zerotumor.precision import Autocast, full, mixed, mixed_on_gpu
 
 
@@ -37,6 +38,11 @@ def test_not_asked_for_nothing_changes():
 def test_other_kinds_of_numbers_stay():
     mask = torch.ones(2, dtype=torch.bool)
     assert full(mask) is mask and full(3) == 3 and full(torch.ones(2, dtype=torch.float64)).dtype == torch.float64
+
+
+def test_masks_that_are_computed_later_are_in_full_precision():
+    masks = full(LazyMasks(torch.rand(1, 2, 5), torch.rand(1, 4, 4, 4, 4, dtype=torch.bfloat16)))
+    assert masks.every(2).shape == (1, 2, 2, 2, 2) and masks.every(2).dtype == torch.float32
 
 
 def test_a_forward_pass_is_mixed_where_that_pays(monkeypatch):

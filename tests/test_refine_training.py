@@ -49,6 +49,27 @@ def test_later_clicks_judge_the_answer_and_the_first_the_mask_to_start_from():
     assert second["image"][2].all() and second["image"][4].any()  # a click outside, where the answer is too much
 
 
+class OnGpu(torch.Tensor):
+    """Values that, as a GPU's, meet those of the CPU nowhere before they are brought to it."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func is torch.Tensor.to and args[1:] == (torch.device("cpu"),):
+            return args[0].as_subclass(torch.Tensor)
+        if any(isinstance(a, torch.Tensor) and not isinstance(a, cls) and a.ndim for a in args):
+            raise RuntimeError("Expected all tensors to be on the same device")
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+def test_answers_come_from_where_the_network_is():
+    data = task(clicks=(3, 3))(sample())
+    everything = torch.full((1, 16, 16, 16), 9.0)
+    there, here = ({**data, "pred": pred} for pred in (everything.as_subclass(OnGpu), everything))
+    for _ in range(3):
+        there, here = AddClickd(loose=0.0)(there), AddClickd(loose=0.0)(here)
+    assert type(there["image"]) is torch.Tensor and torch.equal(there["image"], here["image"])
+
+
 def test_the_engine_clicks_as_often_as_each_sample_asks():
     batch = list_data_collate([task(clicks=(n, n))(sample()) for n in (1, 3)])
     seen = []

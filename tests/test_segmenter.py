@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from zerotumor.segmenter import METHODS, WeightsError, available, build, load, save
+from zerotumor.segmenter import METHODS, WeightsError, available, build, load, save, save_state
 from zerotumor.text import TextEncoderError, load_text_encoder
 
 CONFIG = {"channels": [4, 4, 4, 4, 4], "mask_channels": 2, "dim": 8, "tokens": 2, "heads": 2, "patch": 32}
@@ -25,6 +25,27 @@ def test_saved_weights_come_back(weights):
     again = load("malenia", weights.parent)
     image = torch.rand(1, 2, 32, 32, 32)
     assert not model.training and torch.equal(model(image), again(image))
+
+
+@pytest.mark.parametrize("where", ["torch.save", "json.dumps"])
+def test_what_is_cut_off_while_it_is_saved_is_not_taken_for_weights(weights, monkeypatch, where):
+    before = weights.read_bytes()
+
+    def killed(*arguments, **_):
+        if where == "torch.save":
+            arguments[1].write_bytes(before[:100])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, killed)
+    with pytest.raises(KeyboardInterrupt):
+        save_state(torch.nn.Linear(1, 1), weights, {"method": "malenia"})
+    assert {path.name for path in weights.parent.iterdir()} == {"model.pt", "model.json"}
+    monkeypatch.undo()
+    if where == "torch.save":
+        assert weights.read_bytes() == before and load("malenia", weights)
+    else:
+        with pytest.raises(WeightsError, match="hash differs"):
+            load("malenia", weights)
 
 
 def test_unknown_method():

@@ -16,7 +16,7 @@ import torch
 import train_starter
 import typer
 from monai.bundle import ConfigParser
-from starter_plan import ADDED, BUDGETS, LAST, STAGES, TOOLS
+from starter_plan import ADDED, BUDGETS, LAST, PHANTOMS, STAGES, TOOLS
 from starter_run import BUNDLE, PAUSED, Programme, ProgrammeError, whole
 from typer.testing import CliRunner
 
@@ -95,6 +95,48 @@ def test_configs_exist_and_know_every_override(stage, tmp_path):
             assert key in settable or key in arguments(settable), f"{stage.name} has no {key}"
 
 
+def grids(parser, config):
+    """mm of all phantoms that a config, or a part of it, draws."""
+    if isinstance(config, dict) and config.get("_target_") == "zerotumor.training.GeneratePhantom":
+        return {parser.get_parsed_content(config["spacing"].removeprefix("@"))}
+    parts = config.values() if isinstance(config, dict) else config if isinstance(config, list) else ()
+    return set().union(*(grids(parser, part) for part in parts))
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_phantoms_that_stages_share_are_on_one_grid(budget, tmp_path):
+    found = {}
+    for stage in (stage for stage in STAGES if PHANTOMS in stage.shared.values()):
+        files = [BUNDLE / "configs" / f"{name}.yaml" for name in stage.configs]
+        parser = ConfigParser(ConfigParser.load_config_files(files))
+        parser.update(Programme(tmp_path, budget).overrides(stage))
+        found[stage.name] = grids(parser, parser.get())
+    assert len(found) == 6 and set().union(*found.values()) == {8.0 if budget == "smoke" else 4.0}, found
+
+
+@pytest.mark.parametrize(
+    "names, spacing",
+    [
+        ("train zept zept_train", 4.0),
+        ("train zept zept_train zept_paper", 1.5),
+        ("train diffugts diffugts_attention diffugts_taps", 4.0),
+        ("train diffugts diffugts_attention diffugts_maisi", 1.5),
+        ("train malenia_paper", 1.5),
+    ],
+)
+def test_samples_are_on_the_grid_that_their_cache_is_named_after(names, spacing):
+    parser = ConfigParser(
+        ConfigParser.load_config_files([BUNDLE / "configs" / f"{name}.yaml" for name in names.split()])
+    )
+    patch = parser.get_parsed_content("network_config::patch")
+    for mm in (spacing, 2.5):  # as configured, and as the command line says
+        if "malenia" not in names:
+            parser.update({"network_config::spacing": mm})
+            spacing = mm
+        assert grids(parser, parser.get()) == {parser.get_parsed_content("network_config::spacing")} == {spacing}
+        assert parser.get_parsed_content("dataset_dir").endswith(f"/phantoms_{patch}_{spacing:g}mm")
+
+
 def arguments(config):
     """Overrides of a method's network that its config leaves to the class."""
     if config.get("method") not in METHODS:
@@ -139,6 +181,16 @@ def test_a_stage_is_cut_goes_on_and_is_not_trained_twice(tmp_path, monkeypatch):
 
     assert len(started) == 3
     assert "done already" in invoke(*order) and len(started) == 3
+
+
+def test_a_checkpoint_that_was_cut_off_does_not_count(tmp_path):
+    programme, stage = Programme(tmp_path, "cpu"), STAGES[0]
+    programme.folder(stage).mkdir(parents=True)
+    for epoch in (3, 4):
+        torch.save({"epoch": epoch}, programme.folder(stage) / f"checkpoint_epoch={epoch}.pt")
+    newest = programme.folder(stage) / "checkpoint_epoch=4.pt"
+    newest.write_bytes(newest.read_bytes()[:200])
+    assert programme.trained(stage) == 3 and programme.state(stage).startswith("3 of")
 
 
 def test_no_time_is_a_clean_stop(tmp_path, monkeypatch):

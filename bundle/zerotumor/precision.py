@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -57,9 +58,11 @@ def in_hardware() -> bool:
 
 
 def full(value: object) -> object:
-    """Every bfloat16 tensor of nested dictionaries, lists and tuples in full precision."""
+    """Every bfloat16 tensor of nested dictionaries, lists, tuples and data classes in full precision."""
     if isinstance(value, Tensor):
         return value.float() if value.dtype == torch.bfloat16 else value
     if isinstance(value, Mapping):
         return {name: full(one) for name, one in value.items()}
+    if is_dataclass(value):
+        return replace(value, **{field.name: full(getattr(value, field.name)) for field in fields(value)})
     return type(value)(map(full, value)) if type(value) in (list, tuple) else value

@@ -127,7 +127,8 @@ class AddClickd(Randomizable, MapTransform):
         if left <= 0:
             return data
         image, label = data["image"].clone(), data["label"][0]
-        mask = (data["pred"][0] > 0).float() if image[3:].any() else image[2]
+        # The answer is where the network is, and clicks are drawn where the samples are.
+        mask = (data["pred"][0] > 0).float().to(label.device) if image[3:].any() else image[2]
         click = next_click(mask, label)
         if click is not None:
             click = self._loosened(click, mask, label) if self.R.random() < self.loose else click

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from .prompts import DEFAULT_PROMPT, Prompt, parse
 from .text import TextEncoder, check_fingerprint, load_text_encoder
+from .volumes import write_atomically, write_json
 
 
 class WeightsError(RuntimeError):
@@ -252,13 +253,19 @@ def save(model: Segmenter, method: str, path: Path, *, config: dict, encoder: Te
 
 
 def save_state(model: nn.Module, path: Path, record: dict) -> None:
-    """Write weights (a plain state dict, half precision) and a JSON record with their hash beside them."""
+    """Write weights (a plain state dict, half precision) and a JSON record with their hash beside them.
+
+    Each replaces an older one when it is whole; between the two, `load` refuses the new weights with the older record.
+
+    Raises:
+        ScanError: the disk is full or the folder cannot be written.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Half precision halves the file; rounding to 11 bits is far below what training noise leaves of a weight.
     state = {k: v.detach().cpu() for k, v in model.state_dict().items()}
-    torch.save({k: v.half() if v.is_floating_point() else v for k, v in state.items()}, path)
-    path.with_suffix(".json").write_text(json.dumps({"sha256": sha256(path), **record}, indent=2) + "\n")
+    state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+    write_atomically(path, lambda temporary: torch.save(state, temporary))
+    write_json({"sha256": sha256(path), **record}, path.with_suffix(".json"), indent=2)
 
 
 def load(method: str = "malenia", weights: str | Path | None = None, *, device: str = "cpu") -> Segmenter:

@@ -31,6 +31,7 @@ def test_rows_are_trained_as_far_as_they_differ(tmp_path, monkeypatch):
     rows = run(tmp_path, ",".join(map(str, chosen[:2])))
     assert [r["name"] for r in rows] == ["ours", "targets: aliased", "anomaly_gate: all"]
     assert trained == ["ours_1", "ours_2", "targets_aliased_2"]
+    assert (tmp_path / "out/phantoms_patch-32_spacing-8").is_dir() and not (tmp_path / "out/phantoms").exists()
     assert all(set(r["figures"]) == set(ablate_zept.FIGURES) for r in rows)
     rows = run(tmp_path, ",".join(map(str, chosen)))
     assert trained[3:] == ["background_none_1", "background_none_2"] and len(rows) == 4

@@ -15,6 +15,7 @@ from zerotumor.diffusion import weights
 from zerotumor.diffusion.fetch import RECORD, fetch, licenses
 from zerotumor.diffusion.prior import DiffusionPrior
 from zerotumor.diffusion.weights import load_prior, published
+from zerotumor.errors import ScanError
 from zerotumor.segmenter import WeightsError, sha256
 
 TINY = {
@@ -77,10 +78,25 @@ def test_a_flat_folder_does_too(source, tmp_path):
 def test_a_file_that_differs_from_the_first_is_refused(source, tmp_path):
     target, file = tmp_path / "target", source / published("rflow-ct").unet.name
     fetch("rflow-ct", target, source)
+    before = {path: path.read_bytes() for path in target.rglob("*") if path.is_file()}
     content = torch.load(file, weights_only=True)
     torch.save({**content, "scale_factor": torch.tensor(2.0)}, file)
     done = call("rflow-ct", "--source", source, "--folder", target, "--accept-license")
     assert done.exit_code == 1 and "not the file that was fetched first" in " ".join(done.output.split())
+    assert {path: path.read_bytes() for path in target.rglob("*") if path.is_file()} == before
+
+
+def test_what_was_fetched_stays_when_it_cannot_be_written_again(source, tmp_path, monkeypatch):
+    path = fetch("rflow-ct", tmp_path / "target", source)
+
+    def full(state, file):
+        file.write_bytes(b"PK")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(ScanError, match=r"rflow-ct.pt could not be written .*free some space"):
+        fetch("rflow-ct", tmp_path / "target", source)
+    assert load_prior(path).frozen and not list(path.parent.glob(".writing*"))
 
 
 def test_a_missing_file_and_an_unknown_model_are_named(source, tmp_path):
@@ -116,27 +132,56 @@ def test_what_the_hub_runs_into_is_one_sentence(error, said, tmp_path, monkeypat
         licenses("rflow-ct")
 
 
-def test_a_download_with_another_hash_than_the_hubs_is_deleted(source, tmp_path, monkeypatch):
-    class Lfs:
-        sha256 = "0" * 64
+class About:
+    """What the hub says of a file."""
 
-    class About:
-        size, lfs = 10, Lfs()
+    def __init__(self, digest=None):
+        self.size, self.lfs = 10, type("Lfs", (), {"sha256": digest}) if digest else None
+
+
+@pytest.fixture
+def hub(source, monkeypatch):
+    """A hub that hands out the files of the source: what it says of them by name, and which were downloaded."""
+    said, downloaded = {}, []
 
     def download(repo, name, revision, local_dir):
+        downloaded.append(name)
         path = local_dir / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes((source / name).read_bytes())
         return str(path)
 
     monkeypatch.setattr(fetching.HfApi, "model_info", lambda *_, **__: type("Info", (), {"sha": "abc"}))
-    monkeypatch.setattr(fetching.HfApi, "get_paths_info", lambda *_, **__: [About()])
+    monkeypatch.setattr(fetching.HfApi, "get_paths_info", lambda _, __, names, **___: [said.get(names[0], About())])
     monkeypatch.setattr(fetching, "hf_hub_download", download)
+    return said, downloaded
+
+
+def test_a_download_with_another_hash_than_the_hubs_is_deleted(hub, tmp_path):
+    said, _ = hub
+    said[published("rflow-ct").autoencoder.name] = About("0" * 64)
     target = tmp_path / "target"
     with pytest.raises(WeightsError, match="hash differs"):
         fetch("rflow-ct", target)
     assert not list(target.rglob("*.pt"))
-    About.lfs = None
+    said.clear()
     assert (
         json.loads(fetch("rflow-ct", target).with_suffix(".json").read_text())["sources"]["unet"]["revision"] == "abc"
     )
+
+
+def test_another_file_than_the_first_is_not_even_downloaded(hub, source, tmp_path):
+    said, downloaded = hub
+    target, files = (
+        tmp_path / "target",
+        [f.name for f in (published("rflow-ct").autoencoder, published("rflow-ct").unet)],
+    )
+    said.update({name: About(sha256(source / name)) for name in files})
+    fetch("rflow-ct", target)
+    assert downloaded == files
+    fetch("rflow-ct", target)  # they are there
+    assert downloaded == files
+    said[files[1]] = About("0" * 64)
+    with pytest.raises(WeightsError, match="not the file that was fetched first"):
+        fetch("rflow-ct", target)
+    assert downloaded == files and load_prior(target / "rflow-ct.pt").frozen

@@ -17,7 +17,7 @@ from huggingface_hub import HfApi, hf_hub_download
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from ..segmenter import WeightsError, sha256
-from ..volumes import write_atomically
+from ..volumes import write_atomically, write_json
 from .weights import File, load_published, published, read_config, save_prior
 
 RECORD = "sources.json"
@@ -71,20 +71,16 @@ def fetch(name: str, folder: Path, source: Path | None = None, revision: str = "
         got[part] = one
     prior = load_published(name, got["autoencoder"].path, got["unet"].path)
     sources = {part: {"revision": g.revision, "sha256": g.sha256} for part, g in got.items()}
-    target = folder / f"{name}.pt"
-    try:
-        return save_prior(prior, target, read_config(name), license=model.license, sources=sources)
-    except (OSError, RuntimeError) as error:
-        target.unlink(missing_ok=True)
-        raise WeightsError(f"{target} could not be written ({error}): free some space") from error
+    return save_prior(prior, folder / f"{name}.pt", read_config(name), license=model.license, sources=sources)
 
 
 def _copy(file: File, source: Path, folder: Path) -> Got:
-    """From a local folder; what is there already and is the same is left alone."""
+    """From a local folder; what is there already is left alone if it is the same, or if the new file is refused."""
     found = next((p for p in (source / file.name, source / Path(file.name).name) if p.is_file()), None)
     if found is None:
         raise WeightsError(f"{source} holds no {Path(file.name).name}: give the folder with the files of {file.repo}")
     target, digest = folder / file.name, sha256(found)
+    _check(file, digest, folder)
     if found.resolve() != target.resolve() and not (target.is_file() and sha256(target) == digest):
         _room(folder, found.stat().st_size)
         write_atomically(target, lambda temporary: shutil.copyfile(found, temporary))
@@ -99,14 +95,18 @@ def _download(file: File, folder: Path, revision: str) -> Got:
         about = api.get_paths_info(file.repo, [file.name], revision=commit)
         if not about:
             raise WeightsError(f"{file.repo} has no {file.name} at {revision}: name another --revision")
-        target = folder / file.name
+        target, said = folder / file.name, about[0].lfs.sha256 if about[0].lfs is not None else None
+        if said is not None:  # before the download, which would replace what is there
+            _check(file, said, folder)
+            if target.is_file() and sha256(target) == said:
+                return Got(target, commit, said)
         if not target.is_file():
             _room(folder, about[0].size)
         path = Path(hf_hub_download(file.repo, file.name, revision=commit, local_dir=folder))
     except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
         raise _sentence(error, file.repo) from error
     digest = sha256(path)
-    if about[0].lfs is not None and about[0].lfs.sha256 != digest:
+    if said not in (None, digest):
         path.unlink()
         raise WeightsError(
             f"{path} is not what {file.repo} says it is (its hash differs): it is deleted, fetch it again"
@@ -114,18 +114,28 @@ def _download(file: File, folder: Path, revision: str) -> Got:
     return Got(path, commit, digest)
 
 
+def _check(file: File, digest: str, folder: Path) -> None:
+    """Refuse a file that is not the one that was fetched first."""
+    known, key = _known(folder), f"{file.repo}/{file.name}"
+    if key in known and known[key]["sha256"] != digest:
+        raise WeightsError(
+            f"{key} is not the file that was fetched first (sha256 {digest[:12]}, then {known[key]['sha256'][:12]}): "
+            f"if the new one is wanted, delete its entry from {folder / RECORD}"
+        )
+
+
 def _remember(file: File, got: Got, folder: Path) -> None:
     """Record a file's first hash; refuse another one later on."""
-    path, key = folder / RECORD, f"{file.repo}/{file.name}"
-    known = json.loads(path.read_text()) if path.is_file() else {}
-    if key in known and known[key]["sha256"] != got.sha256:
-        raise WeightsError(
-            f"{key} is not the file that was fetched first (sha256 {got.sha256[:12]}, then {known[key]['sha256'][:12]}): "
-            f"if the new one is wanted, delete its entry from {path}"
-        )
+    _check(file, got.sha256, folder)
+    known, key = _known(folder), f"{file.repo}/{file.name}"
     if key not in known:
-        known[key] = {"revision": got.revision, "sha256": got.sha256}
-        write_atomically(path, lambda temporary: temporary.write_text(json.dumps(known, indent=2) + "\n"))
+        write_json({**known, key: {"revision": got.revision, "sha256": got.sha256}}, folder / RECORD, indent=2)
+
+
+def _known(folder: Path) -> dict:
+    """What was fetched into a folder so far, by repository and name."""
+    path = folder / RECORD
+    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def _room(folder: Path, size: int) -> None:

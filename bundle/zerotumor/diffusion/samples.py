@@ -5,17 +5,18 @@ A sample is `image` (1, X, Y, Z) in 0..1, `ct` (1 or 0) and `spacing` (3,) in mm
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from monai.data import MetaTensor
 from monai.transforms import Randomizable, RandSpatialCrop, SpatialPad, Transform
 from torch import Tensor, nn
 
 from ..errors import ScanError
 from ..phantom import generate
 from ..phantom.datalist import phantom_datalist
-from ..transforms import decide_modality, normalize, prepare
+from ..transforms import WIDE_HU, decide_modality, normalize, resample
 from ..volumes import find_scans, read_scan
 
 HELD_OUT = 5  # every fifth scan is for validation
@@ -49,16 +50,22 @@ class Healthy(Transform):
     Of a phantom with a lesion, the healthy twin: the same body in the same scanner, without it.
 
     Args:
-        shape: voxels. spacing: mm.
+        shape: voxels. spacing: mm. ct_range: HU that become 0 and 1.
     """
 
-    def __init__(self, shape: tuple[int, int, int] = (48, 48, 48), spacing: float = 4.0) -> None:
+    def __init__(
+        self,
+        shape: tuple[int, int, int] = (48, 48, 48),
+        spacing: float = 4.0,
+        ct_range: Sequence[float] = WIDE_HU,
+    ) -> None:
         self.shape, self.spacing = tuple(shape), float(spacing)
+        self.low, self.high = map(float, ct_range)
 
     def __call__(self, record: Mapping[str, object]) -> dict[str, Tensor]:
         image, modality = self._scan(record) if "image" in record else self._phantom(record)
         return {
-            "image": image[:1].clamp(0, 1).half(),
+            "image": image.half(),
             "ct": torch.tensor(int(modality == "CT")),
             "spacing": torch.full((3,), self.spacing),
         }
@@ -71,15 +78,24 @@ class Healthy(Transform):
             difficulty=float(record.get("difficulty", 1.0)),
             category=record.get("category"),
         )
-        return normalize(phantom.healthy, phantom.modality), phantom.modality
+        return self._normalized(phantom.healthy, phantom.modality), phantom.modality
 
     def _scan(self, record: Mapping[str, object]) -> tuple[Tensor, str]:
         scan = read_scan(record["image"])
         modality = decide_modality(scan, header=scan.meta.get("modality"))
-        image = torch.as_tensor(prepare(scan, modality, self.spacing)).as_subclass(Tensor)
+        image = resample(self.spacing)(MetaTensor(self._normalized(scan, modality), affine=scan.affine)).as_subclass(
+            Tensor
+        )
         crop = RandSpatialCrop(self.shape, random_size=False)
         crop.set_random_state(seed=int(record["crop"]))
         return torch.as_tensor(crop(SpatialPad(self.shape)(image))).as_subclass(Tensor), modality
+
+    def _normalized(self, image: Tensor, modality: str) -> Tensor:
+        """Intensities of a scan (1, X, Y, Z) in 0..1."""
+        if modality == "CT":
+            values = torch.as_tensor(image, dtype=torch.float32).as_subclass(Tensor)
+            return ((values - self.low) / (self.high - self.low)).clamp(0, 1)
+        return normalize(image, modality)[:1].clamp(0, 1)
 
 
 class Encode(Transform):
