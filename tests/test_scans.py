@@ -15,8 +15,10 @@ from typer.testing import CliRunner
 from zerotumor.datasets import ORGAN_LABELS, datalist
 from zerotumor.errors import ScanError
 from zerotumor.malenia.attributes import NAMES, value_index
-from zerotumor.scans import LoadScan, read_datalist
+from zerotumor.scans import KINDS, NO_KIND, LoadScan, read_datalist
 from zerotumor.vocabulary import ORGANS
+from zerotumor.zept.classes import ENTRIES
+from zerotumor.zept.samples import LoadPartial
 
 app = typer.Typer()
 app.command()(make_datalist.main)
@@ -83,6 +85,15 @@ def test_unknown_name_in_a_datalist(tmp_path):
     (tmp_path / "d.json").write_text(json.dumps({"training": [record]}))
     with pytest.raises(ScanError, match="'gizzard'"):
         read_datalist(tmp_path / "d.json")
+
+
+def test_a_lesion_of_no_kind_is_learned_without_a_place(tmp_path):
+    write_case(tmp_path)
+    record = {"image": str(tmp_path / "imaging.nii.gz"), "label": str(tmp_path / "segmentation.nii.gz"),
+              "labels": {"1": "kidney", "2": NO_KIND}, "modality": "CT"}  # fmt: skip
+    data = LoadScan(spacing=4.0)(record)
+    assert data["kinds"].tolist() == [KINDS.index(NO_KIND)] and (data["values"] == -1).all()
+    assert (data["organs"][data["lesions"] > 0] == ORGANS["right kidney"].index).all()  # as under phantoms' lesions
 
 
 def test_names_and_masks_of_public_sets_in_a_datalist(tmp_path):
@@ -166,3 +177,55 @@ def test_samples_are_plain_tensors(tmp_path):
     record = {"image": str(tmp_path / "imaging.nii.gz"), "label": str(tmp_path / "segmentation.nii.gz"),
               "labels": {"1": "kidney", "3": "kidney cyst"}, "modality": "CT"}  # fmt: skip
     assert all(type(v) is torch.Tensor for v in LoadScan(spacing=4.0)(record).values())
+
+
+def body(tmp_path, columns, names):
+    """A record of a trunk of 400 mm with air beside it, of which the scan shows some columns of 8 mm: kidneys (1 the right
+    one, 4 the left), a tumor (2) below the middle of the right one, a cyst (3) that touches nothing. Larger x is right."""
+    labels = np.zeros((60, 16, 16), np.uint8)
+    labels[36:44, 4:12, 4:12], labels[16:24, 4:12, 4:12] = 1, 4
+    labels[37:39, 6:9, 6:9], labels[47:49, 2:4, 2:4] = 2, 3
+    values = np.full(labels.shape, -1000.0)
+    values[5:55, 1:15] = 40
+    values += np.random.default_rng(0).normal(0, 10, labels.shape)
+    affine = np.diag([8.0, 8.0, 8.0, 1.0])
+    write_nifti(tmp_path / "i.nii.gz", values[columns].astype(np.float32), affine)
+    write_nifti(tmp_path / "l.nii.gz", labels[columns], affine)
+    return {"image": str(tmp_path / "i.nii.gz"), "label": str(tmp_path / "l.nii.gz"), "labels": names, "modality": "CT"}
+
+
+PAIR = {"1": "kidney", "4": "kidney", "2": "kidney tumor", "3": "kidney cyst"}
+SIDES = PAIR | {"1": "right kidney", "4": "left kidney"}
+NARROW, OFF_CENTER = slice(34, 52), slice(8, 60)
+
+
+def places(data):
+    """Location of each lesion, and organs that are painted: names."""
+    names = list(ORGANS)
+    located = [names[int(row[0])] if row[0] >= 0 else None for row in data["values"]]
+    return located, {names[k - 1] for k in data["organs"].unique().tolist() if k}
+
+
+@pytest.mark.parametrize(
+    ("columns", "names", "located", "painted"),
+    [
+        (slice(0, 60), PAIR, ["right kidney", "right kidney"], {"right kidney", "left kidney"}),
+        (OFF_CENTER, PAIR, ["right kidney", "right kidney"], {"right kidney", "left kidney"}),
+        (NARROW, SIDES, ["right kidney", None], {"right kidney"}),  # it lies in what it touches
+        (NARROW, PAIR, [None, None], set()),  # it could be either
+        (slice(14, 50), PAIR, ["right kidney", None], {"right kidney", "left kidney"}),  # the pair tells, the body does not
+        (slice(0, 60), {"2": "kidney tumor"}, ["right kidney"], {"right kidney"}),  # the body's middle
+        (OFF_CENTER, {"3": "kidney cyst"}, ["right kidney"], {"right kidney"}),
+        (NARROW, {"2": "kidney tumor"}, [None], set()),
+    ],
+)  # fmt: skip
+def test_left_and_right_are_told_by_labels_then_by_the_body(tmp_path, columns, names, located, painted):
+    assert places(LoadScan(spacing=8.0)(body(tmp_path, columns, names))) == (located, painted)
+
+
+def test_zept_does_not_take_a_kidney_of_unknown_side_for_annotated(tmp_path):
+    record = body(tmp_path, NARROW, PAIR | {"9": "liver"})
+    known = {ENTRIES[k] for k in LoadPartial(spacing=8.0)(record)["annotated"].nonzero().flatten().tolist()}
+    assert known == {"liver", "kidney tumor", "kidney cyst"}
+    whole = LoadPartial(spacing=8.0)(body(tmp_path, OFF_CENTER, PAIR))["annotated"]
+    assert whole[ENTRIES.index("left kidney")] and whole[ENTRIES.index("right kidney")]

@@ -10,7 +10,7 @@ the scan) may be missing, as it is in public sets: what is unknown stays out of 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +24,14 @@ from .datasets import ORGAN_LABELS
 from .errors import ScanError
 from .grids import read_labels
 from .malenia.attributes import NAMES, value_index
+from .sides import body_middle, host_touched, right_part
 from .transforms import decide_modality, prepare
 from .vocabulary import ATTRIBUTES, LESIONS, PAIRS
 from .volumes import read_scan
 
 MIN_VOXELS = 3
 KINDS = tuple(LESIONS)
+NO_KIND = "abstract lesion"
 
 
 def read_datalist(path: str | Path, section: str = "training", seen_only: bool = True) -> list[dict]:
@@ -71,8 +73,10 @@ class LoadScan(Transform):
     """A record -> a sample on the network's grid: `image`, `lesions`, `organs`, `values` (see `training`), and `kinds`, the
     place in vocabulary.LESIONS of every lesion instance.
 
-    Each connected component of a lesion label is an instance of its own; it lies in the organ label that it touches, or
-    in its category's only host. Deterministic, so that the result can be cached.
+    Each connected component of a lesion label is an instance of its own. It lies in its category's only host, or in the one
+    whose label it touches most, or, if it touches none, on its side of the body's middle. Where a narrow field of view does
+    not tell left from right, the location stays unknown (-1), and so do the sides of a paired organ (no label).
+    Deterministic, so that the result can be cached.
 
     Args:
         spacing: mm.
@@ -82,30 +86,39 @@ class LoadScan(Transform):
         self.spacing = spacing
 
     def __call__(self, record: Mapping[str, object]) -> dict[str, Tensor]:
+        return self.read(record)[0]
+
+    def read(self, record: Mapping[str, object]) -> tuple[dict[str, Tensor], set[str]]:
+        """The sample, and the organs that the record has a label of, but not one that tells left from right."""
         scan = read_scan(record["image"])
         labels = self._labels(record, scan)
         modality = decide_modality(scan, user=record.get("modality"))
         image = prepare(scan, modality, self.spacing)
-        labels = Orientation(axcodes="RAS", labels=None)(MetaTensor(labels, affine=scan.affine))
-        labels = Spacing(pixdim=(self.spacing,) * 3, mode="nearest")(labels)
+        turn = Orientation(axcodes="RAS", labels=None)
+        middle = body_middle(turn(scan))
+        labels = Spacing(pixdim=(self.spacing,) * 3, mode="nearest")(turn(MetaTensor(labels, affine=scan.affine)))
         classes = torch.as_tensor(labels[0]).as_subclass(Tensor).round().long()
-        organs = torch.zeros(classes.shape, dtype=torch.uint8)
+        middle = None if middle is None else middle * classes.shape[0]
+        numbers: dict[str, list[int]] = {}
+        for number, name in record["labels"].items():
+            numbers.setdefault(name, []).append(int(number))
+        organs, untold = torch.zeros(classes.shape, dtype=torch.uint8), set()
+        for name in (n for n in numbers if n not in LESIONS):  # first: they tell where lesions lie
+            untold |= {*self._organ(name, torch.isin(classes, torch.tensor(numbers[name])), organs, middle)}
         lesions, values, kinds = torch.zeros_like(organs), [], []
         for number, name in record["labels"].items():
-            where = classes == int(number)
             if name in LESIONS:
-                self._lesions(name, where, lesions, values, record)
+                where, known = classes == int(number), record.get("attributes") or {}
+                self._lesions(name, where, lesions, organs, values, middle, known)
                 kinds += [KINDS.index(name)] * (len(values) - len(kinds))
-                self._paint_organ(organs, where, LESIONS[name].hosts)
-            else:
-                self._paint_organ(organs, where, PAIRS.get(name, (name,)))
-        return {
+        sample = {
             "image": torch.as_tensor(image).as_subclass(Tensor).half(),
             "lesions": lesions[None],
             "organs": organs[None],
             "values": torch.tensor(values, dtype=torch.int16).reshape(-1, len(NAMES)),
             "kinds": torch.tensor(kinds, dtype=torch.int16),
         }
+        return sample, untold
 
     @staticmethod
     def _labels(record: Mapping[str, object], scan: MetaTensor) -> Tensor:
@@ -118,28 +131,54 @@ class LoadScan(Transform):
             labels = mask if number is None else torch.where(mask > 0, int(number), labels)
         return labels[None].float()
 
-    @staticmethod
-    def _paint_organ(organs: Tensor, where: Tensor, hosts: tuple[str, ...]) -> None:
-        """Label an organ; a pair is told apart by the side of the scan's middle (RAS: the right side has larger x)."""
-        middle = where.shape[0] / 2
-        right = (torch.arange(where.shape[0]) >= middle)[:, None, None]
-        for host in hosts:
-            part = where & right if host.startswith("right") else where & ~right if host.startswith("left") else where
-            organs[part] = ORGAN_LABELS[host]
-            if not host.startswith(("left", "right")):
-                break
+    def _organ(self, name: str, where: Tensor, organs: Tensor, middle: float | None) -> tuple[str, ...]:
+        """Paint an organ's label; returns both sides of a pair that cannot be told apart."""
+        hosts = PAIRS.get(name, (name,))
+        if not _paired(hosts):
+            organs[where] = ORGAN_LABELS[hosts[0]]
+        elif where.any():
+            right = right_part(where, middle, self.spacing)
+            if right is None:
+                return hosts
+            for host in hosts:
+                organs[where & (right if host.startswith("right") else ~right)] = ORGAN_LABELS[host]
+        return ()
 
     @staticmethod
-    def _lesions(name: str, where: Tensor, lesions: Tensor, values: list, record: Mapping[str, object]) -> None:
-        known = record.get("attributes") or {}
-        hosts = LESIONS[name].hosts
+    def _lesions(
+        name: str, where: Tensor, lesions: Tensor, organs: Tensor, values: list, middle: float | None,
+        known: Mapping[str, str],
+    ) -> None:  # fmt: skip
         components, count = connected_components(where.numpy(), np.ones((3, 3, 3)))
         for k in range(1, count + 1):
             part = torch.from_numpy(components == k)
+            host = _host(name, part, organs, middle)
+            if host:
+                organs[part] = ORGAN_LABELS[host]
             if int(part.sum()) < MIN_VOXELS or len(values) == 250:
                 continue
-            side = "right" if float(part.nonzero()[:, 0].float().mean()) >= where.shape[0] / 2 else "left"
-            host = next((h for h in hosts if h.startswith(side)), hosts[0])
-            row = {"location": host, **known}
+            row = {"location": host if host in LESIONS[name].hosts else None, **known}
             lesions[part] = len(values) + 1
             values.append([value_index(n, row[n]) if row.get(n) in ATTRIBUTES[n] else -1 for n in NAMES])
+
+
+def _paired(hosts: Sequence[str]) -> bool:
+    """Whether organs are the two sides of one."""
+    return all(host.startswith(("left", "right")) for host in hosts) and len(hosts) == 2
+
+
+def _host(name: str, part: Tensor, organs: Tensor, middle: float | None) -> str | None:
+    """The organ that a lesion (X, Y, Z) bool of a category lies in; None if nothing tells."""
+    hosts = LESIONS[name].hosts
+    if name == NO_KIND:  # it may lie anywhere
+        return host_touched(part, organs, tuple(ORGAN_LABELS))
+    if len(hosts) == 1:
+        return hosts[0]
+    if host := host_touched(part, organs, hosts):
+        return host
+    if not _paired(hosts):
+        return hosts[0]
+    if middle is None:
+        return None
+    side = "right" if float(part.nonzero()[:, 0].float().mean()) >= middle else "left"
+    return next(host for host in hosts if host.startswith(side))
