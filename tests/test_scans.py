@@ -61,7 +61,8 @@ def test_msd_task_with_an_unseen_tumor_is_left_out(tmp_path):
     (folder / "dataset.json").write_text("{}")
     assert CliRunner().invoke(app, [str(folder)]).exit_code == 0
     assert (folder / "dataset.msd.json").is_file()
-    assert read_datalist(folder / "dataset.json") == []
+    with pytest.raises(ScanError, match="pancreatic tumor is to stay unseen: add scans of other kinds"):
+        read_datalist(folder / "dataset.json")
     assert len(read_datalist(folder / "dataset.json", seen_only=False)) == 2
 
 
@@ -80,11 +81,29 @@ def test_broken_datalist(tmp_path, content, words):
         read_datalist(tmp_path / "d.json")
 
 
-def test_unknown_name_in_a_datalist(tmp_path):
-    record = {"image": "a", "label": "b", "labels": {"1": "gizzard"}}
-    (tmp_path / "d.json").write_text(json.dumps({"training": [record]}))
-    with pytest.raises(ScanError, match="'gizzard'"):
-        read_datalist(tmp_path / "d.json")
+def datalist_of(tmp_path, *labels, **more):
+    """A datalist with a record for each of some labels."""
+    records = [{"image": "a.nii.gz", "label": "b.nii.gz", "labels": one} for one in labels]
+    (tmp_path / "d.json").write_text(json.dumps({"training": records, **more}))
+    return tmp_path / "d.json"
+
+
+@pytest.mark.parametrize("name", ["gizzard", "kidny", "Liver", "odd thing", "no tumor", ""])
+def test_a_name_of_neither_an_organ_nor_a_lesion_is_refused(tmp_path, name):
+    path = datalist_of(tmp_path, {"1": "liver"}, {"1": name})
+    with pytest.raises(ScanError, match=f'record 2 of .training. names {name!r}.* call it "lesion"'):
+        read_datalist(path)
+
+
+def test_lesions_that_the_vocabulary_does_not_know_are_of_no_kind(tmp_path, caplog):
+    """As exports of annotated scans name them; words for a known kind are that kind, and stay unseen if it is to."""
+    free = {"1": "lesion", "2": "tumor", "3": "Hepatic Tumour", "4": "spiculated mass near the hilum", "5": "lesion 2"}
+    (record,) = read_datalist(datalist_of(tmp_path, free, {"1": "pancreatic cancer"}))
+    assert list(record["labels"].values()) == [NO_KIND, NO_KIND, "liver tumor", NO_KIND, NO_KIND]
+    (said,) = caplog.messages
+    assert "'lesion', 'lesion 2', 'spiculated mass near the hilum', 'tumor'" in said and "Hepatic" not in said
+    caplog.clear()
+    assert read_datalist(datalist_of(tmp_path, {"1": "abstract lesion", "2": "kidney"})) and not caplog.messages
 
 
 def test_a_lesion_of_no_kind_is_learned_without_a_place(tmp_path):
@@ -94,6 +113,21 @@ def test_a_lesion_of_no_kind_is_learned_without_a_place(tmp_path):
     data = LoadScan(spacing=4.0)(record)
     assert data["kinds"].tolist() == [KINDS.index(NO_KIND)] and (data["values"] == -1).all()
     assert (data["organs"][data["lesions"] > 0] == ORGANS["right kidney"].index).all()  # as under phantoms' lesions
+
+
+@pytest.mark.parametrize("gone", ["image", "label", "labels"])
+def test_a_record_that_lacks_something(tmp_path, gone):
+    path = datalist_of(tmp_path, {"1": "liver"}, {"1": "liver"})
+    listed = json.loads(path.read_text())
+    del listed["training"][1][gone]
+    path.write_text(json.dumps(listed))
+    with pytest.raises(ScanError, match=f'record 2 of .training. has no {gone}: write {{"image"'):
+        read_datalist(path)
+
+
+def test_a_section_without_records_says_what_to_do(tmp_path):
+    with pytest.raises(ScanError, match="no scan under 'validation': move some"):
+        read_datalist(datalist_of(tmp_path, {"1": "liver"}, validation=[]), "validation")
 
 
 def test_names_and_masks_of_public_sets_in_a_datalist(tmp_path):

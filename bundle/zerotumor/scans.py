@@ -2,7 +2,8 @@
 
 A datalist is JSON: {"training": [...], "validation": [...]} of records
 {"image": path, "label": path, "labels": {"1": "kidney", "2": "kidney tumor"}, "modality": "CT", "attributes": {...}}.
-Names are of lesions, and of organs of the vocabulary or of public sets (datasets.ORGAN_LABELS, PAIRS). `label` may be a mask
+Names are of lesions, and of organs of the vocabulary or of public sets (datasets.ORGAN_LABELS, PAIRS); words for a lesion
+that the vocabulary does not know, as exports of annotated scans have them, make one of no kind. `label` may be a mask
 a number, {"1": path, "2": path}. Paths are relative to the datalist. `attributes` (attribute -> value, for all lesions of
 the scan) may be missing, as it is in public sets: what is unknown stays out of the alignment loss.
 """
@@ -10,7 +11,9 @@ the scan) may be missing, as it is in public sets: what is unknown stays out of 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -20,15 +23,19 @@ from monai.transforms import Orientation, Spacing, Transform
 from scipy.ndimage import label as connected_components
 from torch import Tensor
 
+from . import phrases
 from .datasets import ORGAN_LABELS
 from .errors import ScanError
 from .grids import read_labels
 from .malenia.attributes import NAMES, value_index
+from .phrases import GENERIC_WORDS
+from .prompts import PromptError, parse
 from .sides import body_middle, host_touched, right_part
 from .transforms import decide_modality, prepare
 from .vocabulary import ATTRIBUTES, LESIONS, PAIRS
 from .volumes import read_scan
 
+logger = logging.getLogger(__name__)
 MIN_VOXELS = 3
 KINDS = tuple(LESIONS)
 NO_KIND = "abstract lesion"
@@ -37,29 +44,81 @@ NO_KIND = "abstract lesion"
 def read_datalist(path: str | Path, section: str = "training", seen_only: bool = True) -> list[dict]:
     """Records of one section, paths made absolute; with `seen_only`, without lesions that are to stay unseen.
 
+    Labels get the names of the vocabulary. A lesion that it does not know ("lesion", "odd mass") is one of no kind; a log
+    line names those.
+
     Raises:
-        ScanError: the file is missing or no datalist, or names something that the vocabulary does not know.
+        ScanError: the file is missing or no datalist, a record lacks something or names what is neither an organ nor a
+            lesion, or nothing is left.
     """
     path = Path(path)
     try:
         records = json.loads(path.read_text())[section]
-    except (OSError, json.JSONDecodeError, KeyError) as error:
+    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise ScanError(
             f"{path} is no datalist with a section {section!r}: see zerotumor/scans.py for its form"
         ) from error
-    kept = []
-    for record in records:
-        names = record["labels"].values()
-        for name in names:
-            if name not in LESIONS and name not in ORGAN_LABELS and name not in PAIRS:
-                raise ScanError(
-                    f"{path} names {name!r}, which is no organ or lesion of the vocabulary: correct the name"
-                )
-        if seen_only and any(name in LESIONS and not LESIONS[name].seen for name in names):
-            continue
-        full = {k: _absolute(record[k], path.parent) for k in ("image", "label")}
-        kept.append({**record, **full})
+    kept, unseen, strange = [], set(), set()
+    for k, record in enumerate(records):
+        known = _known(record, f"{path}: record {k + 1} of {section!r}")
+        strange |= {given for number, given in record["labels"].items() if known[number] == NO_KIND != given}
+        ours = {name for name in known.values() if seen_only and name in LESIONS and not LESIONS[name].seen}
+        unseen |= ours
+        if not ours:
+            full = {key: _absolute(record[key], path.parent) for key in ("image", "label")}
+            kept.append({**record, **full, "labels": known})
+    if strange:
+        logger.warning(f"{path}: learned as lesions of no kind: {', '.join(map(repr, sorted(strange)))}")
+    if not records:
+        raise ScanError(f"{path} has no scan under {section!r}: move some of its other records there")
+    if not kept:
+        raise ScanError(
+            f"{path} has no scan under {section!r} that may be learned from, for {', '.join(sorted(unseen))} is to stay "
+            "unseen: add scans of other kinds there, or read it with seen_only false"
+        )
     return kept
+
+
+def _known(record: object, where: str) -> dict[str, str]:
+    """A record's labels, with names of the vocabulary.
+
+    Raises:
+        ScanError: something is missing, or a name is that of nothing.
+    """
+    missing = [key for key in ("image", "label", "labels") if not (isinstance(record, dict) and record.get(key))]
+    if missing or not isinstance(record["labels"], dict):
+        raise ScanError(
+            f'{where} has no {" and no ".join(missing) or "names in its labels"}: write {{"image": path, "label": path, '
+            '"labels": {"1": "liver", "2": "liver tumor"}}'
+        )
+    known = {number: known_name(str(name)) for number, name in record["labels"].items()}
+    for number, name in known.items():
+        if name is None:
+            raise ScanError(
+                f"{where} names {record['labels'][number]!r}, which is no organ or lesion of the vocabulary: correct the "
+                'name; if it is a lesion, call it "lesion"'
+            )
+    return known
+
+
+@lru_cache(maxsize=1024)
+def known_name(name: str) -> str | None:
+    """What the vocabulary calls an organ or a lesion of a label map; `NO_KIND` for a lesion of which it knows no kind.
+
+    Text is understood as a prompt is, so "hepatic tumor" is the liver tumor. What has no word for a lesion in it may be an
+    organ that is misspelt, and is None.
+    """
+    if name in LESIONS or name in ORGAN_LABELS or name in PAIRS:
+        return name
+    try:
+        prompts = parse(name)
+    except PromptError:
+        return None
+    kinds = {prompt.lesion for prompt in prompts}
+    words = {*GENERIC_WORDS, *(kind for kind, _ in phrases.kinds())}
+    if len(kinds) == 1 and None not in kinds:
+        return kinds.pop()
+    return NO_KIND if any(phrases.mentions(word, phrases.normalize(name)) for word in words) else None
 
 
 def _absolute(files: str | Mapping[str, str], folder: Path) -> str | dict[str, str]:
