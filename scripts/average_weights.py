@@ -21,6 +21,7 @@ from rich.console import Console
 
 from zerotumor.segmenter import METHODS, WeightsError, load, read_record, save_state
 from zerotumor.text import TextEncoderError
+from zerotumor.trained_on import together
 
 console = Console()
 DEFAULT = next(iter(METHODS))
@@ -51,7 +52,8 @@ def average(method: str, paths: list[Path], out: Path) -> Path:
     }
     models[-1].load_state_dict(mean)
     record = {name: value for name, value in records[-1].items() if name not in ("sha256", "calibrated")}
-    record["trained"] = {**record.get("trained", {}), "mean_of": [r["sha256"] for r in records]}
+    seen = together([r.get("trained", {}) for r in records])
+    record["trained"] = {**record.get("trained", {}), **seen, "mean_of": [r["sha256"] for r in records]}
     save_state(models[-1], out / "model.pt", record)
     return out / "model.pt"
 

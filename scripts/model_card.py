@@ -35,11 +35,14 @@ from rich.console import Console
 
 from zerotumor.baselines import BASELINES
 from zerotumor.segmenter import METHODS, OPPONENTS, WeightsError
+from zerotumor.trained_on import KINDS
 from zerotumor.vocabulary import LESIONS, lesions
 from zerotumor.volumes import write_atomically
 
 console = Console()
 NOTHING = {"weights_sha256": {}, "records": []}
+SHOWN = 20
+"""Names in a list of a card."""
 DEFAULT = next(iter(METHODS))
 """The method whose card is the bundle's."""
 FURTHER = {
@@ -58,9 +61,11 @@ def healthy_section(records: list[dict], trained: dict[str, dict]) -> list[str]:
     """
     cases = {r["case"] for r in records if (r["set"], r["split"]) == ("real", "healthy")}
     asked = {r["method"] for r in records}
-    learned = [m for m, facts in trained.items() if m in asked and cases & set(facts.get("healthy_scans", ()))]
+    known = {m: [cases & set(facts.get(kind, ())) for kind in KINDS] for m, facts in trained.items() if m in asked}
+    learned = [m for m, found in known.items() if any(found)]
+    organs = ", with its organs," if all(known[m][0] for m in learned) else ""
     note = (
-        f"The healthy CT was in the training of {' and '.join(learned)}, with its organs, so for these real CT is no test; "
+        f"The healthy CT was in the training of {' and '.join(learned)}{organs or ','} so for these real CT is no test; "
         "MR is another patient's."
     )
     return [*healthy_table(records), *(["", note] if learned else [])]
@@ -133,10 +138,7 @@ def card(records: list[dict], organs: list[dict], record: dict, method: str) -> 
     healthy = chr(10).join(["", *organs_section([r for r in organs if r["method"] == method], "### Healthy organs")])
     own = [r for r in records if r["method"] == method]
     trained = record.get("trained", {})
-    seen = ", ".join(lesion.name for lesion in lesions(seen=True))
-    facts = "\n".join(f"- {name.replace('_', ' ')}: {value}" for name, value in trained.items())
-    real = trained.get("healthy_scans", [])
-    material = "Phantoms, and lesions drawn in real anatomy." if real else "Phantoms alone."
+    facts = "\n".join(f"- {name.replace('_', ' ')}: {in_short(value)}" for name, value in trained.items())
     seconds = [r["seconds"] for r in own] or [float("nan")]
     config = record["config"]
     zooms = config.get("zooms", [1.0])
@@ -154,12 +156,7 @@ A small {method} network ({config}) on a grid of {grids}{tight}, text encoder
 
 ## What it was trained on
 
-{material}
-Phantoms are synthetic CT and MR of limbs, abdomen, chest, head, pelvis, and of imaginary bodies. Lesions were drawn in
-livers and kidneys ({seen}). Besides, there were "abstract lesions": anything unlike its surroundings, of any
-shape and brightness, without a name or a place, in imaginary bodies and anywhere in real ones. {len(LESIONS) - 4} further
-kinds of the vocabulary are unseen: no lesion with their name, host and look was in training, though something unusual
-may have lain there. {real_note(real)} All organs, healthy, are in the phantoms with labels.
+{material(trained)}
 
 {facts}
 
@@ -180,11 +177,36 @@ Median time a scan and its prompts, on the CPU that measured: {median(seconds):.
 """
 
 
-def real_note(scans: Sequence[str]) -> str:
-    """What a card says of real scans in training."""
-    if not scans:
-        return "No real scan was in training."
-    return f"Real anatomy in training, of healthy people: {', '.join(scans)}."
+def material(trained: dict) -> str:
+    """What a card says weights were trained on, from the record of their training."""
+    healthy, scans = (trained.get(kind, []) for kind in KINDS)
+    phantoms = trained.get("phantoms", True)
+    parts = ["phantoms"] * phantoms + ["lesions drawn in real anatomy"] * bool(healthy)
+    parts += ["real scans as they are"] * bool(scans)
+    first = ", ".join(parts[:-1]) + f", and {parts[-1]}" if parts[1:] else f"{parts[0]} alone"
+    seen = ", ".join(lesion.name for lesion in lesions(seen=True))
+    said = f"""\
+Phantoms are synthetic CT and MR of limbs, abdomen, chest, head, pelvis, and of imaginary bodies. Lesions were drawn in
+livers and kidneys ({seen}). Besides, there were "abstract lesions": anything unlike its surroundings, of any
+shape and brightness, without a name or a place, in imaginary bodies and anywhere in real ones. {len(LESIONS) - 4} further
+kinds of the vocabulary are unseen: no lesion with their name, host and look was in training, though something unusual
+may have lain there. {real_note(healthy, scans)} All organs, healthy, are in the phantoms with labels."""
+    return f"{first[0].upper()}{first[1:]}.\n{said if phantoms else real_note(healthy, scans)}"
+
+
+def real_note(healthy: Sequence[str], scans: Sequence[str]) -> str:
+    """What a card says of real scans in training, by name."""
+    notes = [f"Real anatomy in training, of healthy people: {', '.join(healthy)}."] * bool(healthy)
+    if scans:
+        notes.append(f"Real scans in training, no test of these weights: {in_short(scans)}.")
+    return " ".join(notes) or "No real scan was in training."
+
+
+def in_short(value: object) -> object:
+    """A fact as a card gives it: of many names the first, the weights' record has them all."""
+    if not isinstance(value, list) or len(value) <= SHOWN:
+        return value
+    return f"{', '.join(value[:SHOWN])} and {len(value) - SHOWN} more, listed in the weights' record"
 
 
 def cut(records: list[dict], method: str, trained: dict[str, dict]) -> list[str]:

@@ -144,6 +144,8 @@ def test_trains_on_scans_and_leaves_unseen_categories_out(bundle, tmp_path):
         "--max_epochs", "1", "--workers", "0", "--batch_size", "2", "--scans_dir", str(folder),
         "--output_dir", str(tmp_path / "run"))  # fmt: skip
     assert (tmp_path / "run/model.pt").is_file() and (tmp_path / "run/best.pt").is_file()
+    trained = json.loads((tmp_path / "run/model.json").read_text())["trained"]
+    assert trained["scans"] == ["image0", "image1", "image2"] and trained["phantoms"] is False
 
 
 def test_trains_on_two_processes(bundle, tmp_path):

@@ -91,6 +91,19 @@ def test_msd_tells_its_task(tmp_path, by):
     assert record["annotated"] == ["pancreas", "pancreatic tumor"]
 
 
+@pytest.mark.parametrize("name", ["Task03_Liver", "download"])
+def test_msd_tells_its_task_after_a_datalist_was_made_in_it(tmp_path, name):
+    """What make_datalist.py moves aside still says it; without that, the folder's name does."""
+    folder = tmp_path / name
+    touch(folder, "imagesTr/liver_1.nii.gz", "labelsTr/liver_1.nii.gz")
+    (folder / "dataset.json").write_text(json.dumps({"training": [], "validation": []}))
+    if name == "download":
+        with pytest.raises(ScanError, match="no class map for 'msd' .download."):
+            datalist("msd", folder)
+        (folder / "dataset.msd.json").write_text(json.dumps({"name": "Liver"}))
+    assert datalist("msd", folder)[0]["labels"] == {"1": "liver", "2": "liver tumor"}
+
+
 def test_totalsegmentator_has_a_file_a_class(tmp_path):
     touch(tmp_path, "s0001/ct.nii.gz", *(f"s0001/segmentations/{n}.nii.gz" for n in TOTAL_SEGMENTATOR))
     touch(

@@ -149,7 +149,7 @@ def test_what_earlier_runs_did_is_kept(tmp_path):
     before = {"steps": 200, "earlier_steps": 1000, "healthy_scans": ["b"]}
     (tmp_path / "model.json").write_text(json.dumps({"trained": before}))
     for name in ("best.pt", "model.pt"):
-        trained = about_training(state, tmp_path / name, [{"name": "a"}] * 2)
+        trained = about_training(state, tmp_path / name, [{"name": "a", "image": "a.nii", "seed": k} for k in range(2)])
         assert (trained["steps"], trained["earlier_steps"], trained["healthy_scans"]) == (50, 1200, ["a", "b"])
 
 

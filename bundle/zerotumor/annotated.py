@@ -227,10 +227,17 @@ def as_nnunet(cases: Sequence[Checked], out: Path, number: int, name: str, merge
         merge: one class "lesion" for all names.
 
     Raises:
-        ScanError: a folder holds cases that no export has written; those of an earlier export go.
+        ScanError: a folder holds cases that no export has written (those of an earlier export go), or another data set has
+            the number.
     """
     sets = by_modality(cases)
     targets = [out / f"Dataset{number + k:03d}_{name}{m.lower() if len(sets) > 1 else ''}" for k, m in enumerate(sets)]
+    for folder in targets:
+        if others := sorted(set(out.glob(f"{folder.name[:10]}_*")) - {folder}):
+            raise ScanError(
+                f"{others[0]} has the number of {folder.name}, and nnU-Net refuses two data sets with one number: choose "
+                "another --number, export with the --name that it has, or move it away"
+            )
     for file in [file for folder in targets for file in of_nnunet(folder)]:
         file.unlink()
     for folder, (modality, some) in zip(targets, sets.items(), strict=True):

@@ -47,6 +47,7 @@ HU = {
     "aorta": 42.0, "inferior vena cava": 42.0, "hepatic vessels": 42.0, "left adrenal gland": 25.0,
     "right adrenal gland": 25.0,
 }  # fmt: skip
+"""Those of a scan without contrast agent: an atlas has no phase of its own."""
 
 
 def organ_of(label: str) -> str | None:

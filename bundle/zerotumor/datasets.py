@@ -144,12 +144,18 @@ def datalist(kind: str, folder: str | Path) -> list[dict]:
 
 
 def _msd_task(folder: Path) -> str:
-    about = folder / "dataset.json"
-    if about.is_file():
+    """The task that a folder of MSD holds, by what came with it, else by the folder's name.
+
+    scripts/make_datalist.py moves what came with it aside: then dataset.json is a datalist, which has no name.
+    """
+    for about in (folder / "dataset.msd.json", folder / "dataset.json"):
         try:
-            return str(json.loads(about.read_text()).get("name", "")).lower().replace("_", "").replace(" ", "")
+            said = json.loads(about.read_text()) if about.is_file() else {}
         except json.JSONDecodeError as error:
             raise ScanError(f"{about} is damaged: unpack the data set again") from error
+        name = said.get("name") if isinstance(said, dict) else None
+        if name:
+            return str(name).lower().replace("_", "").replace(" ", "")
     return re.sub(r"^task\d+_", "", folder.name.lower())
 
 

@@ -30,6 +30,7 @@ from .phantom.world import category_of
 from .scans import KINDS
 from .segmenter import Segmenter, save
 from .text import TextEncoder
+from .trained_on import real_scans, together
 from .transforms import normalize
 from .vocabulary import ORGANS
 
@@ -258,35 +259,45 @@ def export(
     trainer: Engine,
     pretrained: str | Path | None = None,
     scans: Sequence[Mapping[str, object]] = (),
+    frozen: Sequence[str | Path] = (),
     **more: object,
 ) -> Path:
     """Write the trained weights and their record (with `more`) to `folder`/model.pt and .json; returns the weights' path.
 
     Args:
-        pretrained: what the run started from; its steps are kept in the record as `earlier_steps`. scans: records of real
-            scans that were trained on; their names are kept, too, so that nobody takes them for unseen ones.
+        pretrained, scans, frozen: see `about_training`.
     """
     path = Path(folder) / "model.pt"
-    trained = about_training(trainer, pretrained, scans)
+    trained = about_training(trainer, pretrained, scans, frozen)
     save(network, method, path, config=dict(config), encoder=encoder, trained=trained, **more)
     return path
 
 
 def about_training(
-    trainer: Engine, pretrained: str | Path | None = None, scans: Sequence[Mapping[str, object]] = ()
+    trainer: Engine,
+    pretrained: str | Path | None = None,
+    scans: Sequence[Mapping[str, object]] = (),
+    frozen: Sequence[str | Path] = (),
 ) -> dict[str, object]:
-    """What a record says of a run: epochs, steps, the machine, the steps of the runs that it went on from, real scans."""
+    """What a record says of a run: epochs, steps, the machine, the steps of the runs that it went on from, real scans.
+
+    Args:
+        pretrained: what the run started from; its steps are kept as `earlier_steps`. scans: records that were trained on;
+            the names of the real scans among them are kept, too, so that nobody takes them for unseen ones. frozen: other
+            weights that the network holds, whose scans count as its own.
+    """
     state = trainer.state
     before = {} if pretrained is None else trained_before(pretrained)
     earlier = int(before.get("steps", 0)) + int(before.get("earlier_steps", 0))
-    names = {str(record["name"]) for record in scans} | set(before.get("healthy_scans", ()))
+    phantoms = not scans or any("image" not in record for record in scans) or bool(before.get("phantoms", before))
     return {
         "epochs": state.epoch,
         "steps": state.iteration,
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
         **({"earlier_steps": earlier} if earlier else {}),
-        **({"healthy_scans": sorted(names)} if names else {}),
+        **({} if phantoms else {"phantoms": False}),
+        **together([real_scans(scans), before, *map(trained_before, frozen)]),
     }
 
 

@@ -3,18 +3,19 @@
 import pytest
 import torch
 
-from zerotumor.phantom import generate, healthy_scan
+from zerotumor.phantom import generate, healthy_scan, scanned
 from zerotumor.phantom.anatomy import TISSUES
 from zerotumor.phantom.geometry import Draw, grid
 from zerotumor.vocabulary import ORGANS
 
 FLANK = {"shape": (28, 28, 20), "spacing": 7.0}
-LIVER, BONE, BOWEL = 5, 6, 7
-NAMES = {LIVER: "liver", BONE: "bone", BOWEL: "colon"}
+LIVER, BONE, BOWEL, AORTA = 5, 6, 7, 8
+NAMES = {LIVER: "liver", BONE: "bone", BOWEL: "colon", AORTA: "aorta"}
 
 
-def made_up():
-    """A CT (40, 32, 30) of 5 mm: fat around muscle, a liver, a bone with marrow, bowel with gas, a table."""
+def made_up(liver=70.0, aorta=None):
+    """A CT (40, 32, 30) of 5 mm: fat around muscle, a liver, a bone with marrow, bowel with gas, a table; and an aorta if
+    its HU are given."""
     x, y, z = grid((40, 32, 30), (5.0,) * 3, (0.0,) * 3)
     hu = torch.full((40, 32, 30), -1000.0)
     radius = ((x / 85) ** 2 + (y / 65) ** 2).sqrt()
@@ -24,7 +25,10 @@ def made_up():
     labels[((x - 35) ** 2 + y**2 + z**2).sqrt() < 28] = LIVER
     labels[bone < 14] = BONE
     labels[((x + 30) ** 2 + (y - 25) ** 2).sqrt() < 15] = BOWEL
-    hu[labels == LIVER], hu[labels == BONE], hu[bone < 7] = 70.0, 900.0, 20.0
+    hu[labels == LIVER], hu[labels == BONE], hu[bone < 7] = liver, 900.0, 20.0
+    if aorta is not None:
+        labels[((x - 5) ** 2 + (y + 30) ** 2).sqrt() < 8] = AORTA
+        hu[labels == AORTA] = aorta
     hu[(labels == BOWEL) & (y > 25)] = -900.0
     hu[:, 0] = 300.0  # the table, apart from the body
     noise = torch.randn(hu.shape, generator=torch.Generator().manual_seed(0))
@@ -65,6 +69,34 @@ def test_a_body_is_the_scan_turned_and_keeps_its_units(scan):
         assert float(liver) == pytest.approx(70 if body.own_phase else 500, abs=25)
     assert {body.own_phase for body in poses} == {True, False}
     assert not torch.equal(poses[0].evaluate(points).organs, poses[1].evaluate(points).organs)
+
+
+@pytest.mark.parametrize(
+    ("liver", "aorta", "phase"),
+    [(46, 42, "non-contrast"), (20, 38, "non-contrast"), (70, 320, "arterial"), (105, 160, "portal"), (70, 130, "portal"),
+     (105, None, None)],
+)  # fmt: skip
+def test_aorta_and_liver_tell_the_phase(liver, aorta, phase):
+    hu, labels = made_up(float(liver), aorta)
+    assert healthy_scan(hu, labels, NAMES, (5.0,) * 3).phase == phase
+
+
+@pytest.mark.parametrize(
+    ("kept", "aorta", "words"),
+    [(1.0, 40.0, {"non-contrast"}), (1.0, 150.0, {"contrast-enhanced"}), (1.0, None, {None}),
+     (0.0, 40.0, {"non-contrast", "contrast-enhanced"})],
+)  # fmt: skip
+def test_lesions_are_called_enhanced_only_in_a_scan_that_is(kept, aorta, words, monkeypatch):
+    """A CT that keeps its own HU keeps its own phase, whatever phase was drawn; one that does not tell it says nothing."""
+    monkeypatch.setattr(scanned, "AS_IT_IS", kept)
+    hu, labels = made_up(105.0 if aorta == 150 else 50.0, aorta)
+    scan = healthy_scan(hu, labels, NAMES, (5.0,) * 3)
+    options = {"category": "liver tumor", "modality": "CT", "difficulty": 0.0, "shape": (12,) * 3, "spacing": 15.0}
+    phantoms = [generate(seed, scan=scan, **options) for seed in range(8)]
+    records = [record.attributes for phantom in phantoms for record in phantom.records]
+    assert len(records) >= 6 and {record.get("enhancement") for record in records} == words
+    assert kept == 0 or {phantom.contrast for phantom in phantoms} == {scan.phase}
+    assert "contrast-enhanced" in words or all(record["specific"] != "rim" for record in records)
 
 
 def test_fat_and_muscle_mix_on_mr_as_hounsfield_units_say(scan):

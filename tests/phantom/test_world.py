@@ -31,6 +31,28 @@ def test_other_seed_other_phantom_and_global_randomness_is_left_alone():
     assert torch.equal(torch.rand(3), expected)
 
 
+@pytest.mark.parametrize(
+    ("seed", "options", "contrast", "words", "voxels", "mean"),
+    [
+        (1, {"category": "liver tumor", "modality": "CT"}, "portal",
+         "liver irregular hypodense heterogeneous contrast-enhanced ill-defined not-close rim", 729, -59.530),
+        (2, {"category": "kidney tumor", "modality": "CT"}, "non-contrast",
+         "left kidney irregular isodense heterogeneous non-contrast ill-defined close necrosis", 442, -266.033),
+        (3, {"category": "soft tissue sarcoma", "modality": "MR"}, "T1",
+         "muscle irregular hypodense heterogeneous non-contrast ill-defined not-close none", 252, 133.099),
+        (4, {"category": "abstract lesion", "region": "chest"}, "non-contrast",
+         "irregular hyperdense homogeneous non-contrast well-defined close necrosis", 1350, -444.041),
+        (6, {"category": "healthy", "region": "pelvis"}, "non-contrast", "", 0, -303.452),
+    ],
+)  # fmt: skip
+def test_phantoms_stay_what_they_are(seed, options, contrast, words, voxels, mean):
+    """Figures of the weights were measured on them: whoever changes them has to measure again."""
+    phantom = generate(seed, difficulty=0.0, **TINY, **options)
+    said = " ".join(phantom.records[0].attributes.values()) if phantom.records else ""
+    assert (phantom.contrast, said, int((phantom.lesions == 1).sum())) == (contrast, words, voxels)
+    assert float(phantom.image.mean()) == pytest.approx(mean, abs=0.01)
+
+
 @pytest.mark.parametrize("region", list(BODIES))
 @pytest.mark.parametrize("modality", ["CT", "MR"])
 def test_every_region_and_modality(region, modality):

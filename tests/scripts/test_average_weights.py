@@ -21,7 +21,7 @@ def write(path, seed, **config):
     torch.manual_seed(seed)
     model, encoder = build("malenia", CONFIG | config), load_text_encoder()
     model.bank.fill(encoder)
-    save(model, "malenia", path, config=CONFIG | config, encoder=encoder, trained={"steps": seed})
+    save(model, "malenia", path, config=CONFIG | config, encoder=encoder, trained={"steps": seed, "scans": [str(seed)]})
     return str(path)
 
 
@@ -41,7 +41,7 @@ def test_every_tensor_is_the_mean_and_the_record_says_of_what(files, tmp_path):
     record, *sources = (
         json.loads(Path(file).with_suffix(".json").read_text()) for file in (tmp_path / "model.pt", *files)
     )
-    assert record["trained"] == {"steps": 4, "mean_of": [s["sha256"] for s in sources]}
+    assert record["trained"] == {"steps": 4, "scans": ["2", "4"], "mean_of": [s["sha256"] for s in sources]}
     assert record["config"]["theta"] == 0.4
 
 

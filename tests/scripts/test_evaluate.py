@@ -165,6 +165,20 @@ def test_scans_that_were_trained_on_are_named(files):
     assert "Real anatomy in training, of healthy people: example_ct, an_atlas" in (files / "model_card.md").read_text()
 
 
+@pytest.mark.parametrize("phantoms", [True, False])
+def test_a_card_says_that_real_scans_were_in_training(files, phantoms):
+    record = json.loads((files / "model.json").read_text())
+    record["trained"] |= {"scans": [f"liver_{k}" for k in range(30)]} | ({} if phantoms else {"phantoms": False})
+    (files / "model.json").write_text(json.dumps(record))
+    assert CliRunner().invoke(card, arguments(files)).exit_code == 0
+    text = (files / "model_card.md").read_text()
+    assert ("Phantoms, and real scans as they are." if phantoms else "Real scans as they are alone.") in text
+    assert "Real scans in training, no test of these weights: liver_0, liver_1" in text and "and 10 more" in text
+    assert (
+        "No real scan" not in text and "Phantoms alone" not in text and ("Phantoms are synthetic" in text) == phantoms
+    )
+
+
 def test_a_second_method_has_a_card_of_its_own(files):
     before = {name: (CliRunner().invoke(card, arguments(files)), (files / name).read_text())[1] for name in PAGES}
     saved = json.loads((files / "e.json").read_text())

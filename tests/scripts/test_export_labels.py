@@ -142,6 +142,8 @@ def test_an_export_over_another_leaves_none_of_its_cases_and_all_that_is_not_our
     (ct / "labelsTr" / "mine.nii.gz").write_bytes(b"by hand")
     before = {f: f.read_bytes() for f in out.rglob("*") if f.is_file()}
     assert "mine.nii.gz was not exported from here" in run(studies, *options, code=2)
+    said = run(studies, *options, "--name", "Other", code=2)
+    assert "Dataset501_ZeroTumorct has the number of Dataset501_Otherct" in said and "choose another --number" in said
     assert {f: f.read_bytes() for f in out.rglob("*") if f.is_file()} == before
     (ct / "labelsTr" / "mine.nii.gz").unlink()
     (ct / "provenance.json").write_text("{")

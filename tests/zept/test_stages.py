@@ -142,6 +142,7 @@ def test_scans_bring_what_their_set_annotates(tmp_path):
     labels = np.zeros((20, 20, 20), np.uint8)
     labels[2:8, 2:8, 2:8], labels[4:6, 4:6, 4:6] = 1, 2
     image = np.random.default_rng(0).normal(0, 100, labels.shape).astype(np.float32) - 200
+    image[[0, -1]] = -1000  # air on both sides: the middle of the body is known
     for name, values in (("image", image), ("label", labels)):
         nib.save(nib.Nifti1Image(values, np.diag([-4.0, -4.0, 4.0, 1.0])), tmp_path / f"{name}.nii.gz")
     record = {"image": str(tmp_path / "image.nii.gz"), "label": str(tmp_path / "label.nii.gz"), "modality": "CT"}

@@ -276,9 +276,14 @@ def export_autoencoder(
     trainer: Engine,
     pretrained: str | None = None,
     ct_range: Sequence[float] = WIDE_HU,
+    scans: Sequence[Mapping[str, object]] = (),
 ) -> Path:
-    """Write a trained autoencoder and its record; returns the weights' path. pretrained: what the run started from."""
-    trained = about_training(trainer, pretrained)
+    """Write a trained autoencoder and its record; returns the weights' path.
+
+    Args:
+        pretrained: what the run started from. scans: records that were trained on, see `training.about_training`.
+    """
+    trained = about_training(trainer, pretrained, scans)
     return save_autoencoder(network, path, config, ct_range=list(ct_range), trained=trained)
 
 
@@ -288,7 +293,14 @@ def export_prior(
     config: Mapping[str, object],
     trainer: Engine,
     pretrained: str | None = None,
+    scans: Sequence[Mapping[str, object]] = (),
+    autoencoder_weights: str | Path | None = None,
 ) -> Path:
-    """Write a trained prior, both networks and the scale factor, and its record; returns the weights' path."""
-    trained = about_training(trainer, pretrained)
+    """Write a trained prior, both networks and the scale factor, and its record; returns the weights' path.
+
+    Args:
+        scans: records that were trained on. autoencoder_weights: whose own scans count, too.
+    """
+    frozen = [] if autoencoder_weights is None else [autoencoder_weights]
+    trained = about_training(trainer, pretrained, scans, frozen)
     return save_prior(prior, path, config, scale_factor=float(prior.scale_factor), trained=trained)

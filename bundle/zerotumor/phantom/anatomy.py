@@ -117,20 +117,25 @@ class Body(Protocol):
         """Anatomy at points (3, X, Y, Z) in mm."""
 
 
+def usual_hu(contrast: str) -> tuple[Tensor, Tensor]:
+    """HU of every tissue in a contrast phase (T,), and by how much its mean differs from subject to subject (T,)."""
+    means = torch.tensor([t.hu[CONTRASTS["CT"].index(contrast)] for t in _TISSUES])
+    spread = 4 + 0.06 * means.abs()
+    spread[TISSUES["air"]] = 0
+    return means, spread
+
+
 def tissue_means(draw: Draw, modality: str, contrast: str) -> Tensor:
     """Mean of every tissue in one subject and scan (T,): physical means, jittered; MR sometimes drawn freely."""
-    phase = CONTRASTS[modality].index(contrast)
     if modality == "CT":
-        means = torch.tensor([t.hu[phase] for t in _TISSUES])
-        spread = 4 + 0.06 * means.abs()
-        spread[TISSUES["air"]] = 0
+        means, spread = usual_hu(contrast)
         means = means + draw.field((len(means),)).cpu() * spread
         abstract = torch.tensor([draw.uniform(-120, 180) for _ in range(12)])
         if contrast == "portal" and draw.chance(0.15):  # already in the bladder
             means[TISSUES["urine"]] += draw.uniform(60, 400)
         means[TISSUES["bowel content"]] += draw.choice((0.0, 0.0, 150.0, 300.0))  # oral contrast in some
     else:
-        means = torch.tensor([t.mr[phase] for t in _TISSUES])
+        means = torch.tensor([t.mr[CONTRASTS[modality].index(contrast)] for t in _TISSUES])
         means = means * (1 + 0.15 * draw.field((len(means),)).cpu())
         if draw.chance(0.3):  # fat suppression
             for name in ("fat", "yellow marrow"):

@@ -48,14 +48,19 @@ class LesionRecord:
 
     instance: int  # its value in the instance map
     category: str
-    attributes: dict[str, str]  # attribute -> value; location is the host organ, absent if any place would have done
+    attributes: dict[str, str]
+    """Attribute -> value. `location` is the host organ, absent if any place would have done; `enhancement` is absent if
+    nobody knows whether the scan has contrast agent."""
     volume_ml: float = 0.0
     diameter_mm: float = 0.0
     center_mm: tuple[float, float, float] = field(default=(0.0, 0.0, 0.0))
 
 
-def draw_attributes(draw: Draw, lesion: Lesion, host: str, modality: str, contrast: str) -> dict[str, str]:
-    """One value for each attribute, from the category's distribution; the scan decides about enhancement."""
+def draw_attributes(draw: Draw, lesion: Lesion, host: str, modality: str, contrast: str | None) -> dict[str, str]:
+    """One value for each attribute, from the category's distribution; the scan decides about enhancement.
+
+    Of a scan whose `contrast` is not known nothing is said of it, and no rim is drawn, which is an enhancement too.
+    """
     values = {}
     for name, shares in lesion.attributes.items():
         values[name] = draw.choice(list(shares), list(shares.values()))
@@ -69,6 +74,8 @@ def draw_attributes(draw: Draw, lesion: Lesion, host: str, modality: str, contra
     values["enhancement"] = "contrast-enhanced" if contrast in ENHANCED else "non-contrast"
     if values["specific"] == "rim" and contrast not in ENHANCED and lesion.name != "abstract lesion":
         values["specific"] = "none"
+    if contrast is None:
+        del values["enhancement"]
     return {"location": host, **values}
 
 
@@ -172,7 +179,7 @@ def insert(
     center: list[float],
     diameter: float,
     modality: str,
-    contrast: str,
+    contrast: str | None,
     difficulty: float,
     flatness: float = 1.0,
 ) -> tuple[Tensor, Tensor, dict[str, str]]:

@@ -17,7 +17,7 @@ from monai.transforms import FillHoles, KeepLargestConnectedComponent
 from torch import Tensor
 
 from ..vocabulary import ORGANS
-from .anatomy import CONTRASTS, TISSUES, Anatomy, tissue_means
+from .anatomy import CONTRASTS, TISSUES, Anatomy, tissue_means, usual_hu
 from .geometry import Draw, Noise, rotate
 
 ORGAN_TISSUES = {
@@ -47,6 +47,7 @@ class HealthyScan:
     tissue: Tensor  # uint8: TISSUES index
     spacing: tuple[float, float, float]  # mm
     means: Tensor  # (T,) HU of its own tissues
+    phase: str | None = None  # of CONTRASTS["CT"], that it was taken in; None if it does not tell
 
     def body(self, draw: Draw) -> Scanned:
         """One body, posed at random."""
@@ -83,7 +84,7 @@ def healthy_scan(
         tissue[where] = TISSUES[ORGAN_TISSUES.get(name, "muscle")]
     _by_density(hu, organs, tissue, body)
     means = tissue_means_of(hu, tissue)
-    return HealthyScan(hu, organs, tissue, spacing, means)
+    return HealthyScan(hu, organs, tissue, spacing, means, phase_of(means, tissue))
 
 
 def _by_density(hu: Tensor, organs: Tensor, tissue: Tensor, body: Tensor) -> None:
@@ -110,6 +111,24 @@ def tissue_means_of(hu: Tensor, tissue: Tensor) -> Tensor:
     return means
 
 
+def phase_of(means: Tensor, tissue: Tensor) -> str | None:
+    """The contrast phase whose aorta and liver are most like a scan's; None where a scan does not show both.
+
+    The aorta tells whether there is contrast agent; a liver alone may be dark with fat.
+
+    Args:
+        means: (T,) HU of the scan's tissues. tissue: (X, Y, Z) of TISSUES.
+    """
+    told = [TISSUES["arterial blood"], TISSUES["liver"]]
+    if any(int((tissue == index).sum()) < MEASURED_FROM for index in told):
+        return None
+    unlike = {}
+    for phase in CONTRASTS["CT"]:
+        usual, spread = usual_hu(phase)
+        unlike[phase] = float(((means - usual)[told] / spread[told]).square().sum())
+    return min(unlike, key=unlike.get)
+
+
 class Scanned:
     """A healthy scan's body in one pose. See `anatomy.Body`."""
 
@@ -133,6 +152,10 @@ class Scanned:
         outside = (where.abs() > 1).any(0)
         organs[outside], tissue[outside] = 0, TISSUES["air"]
         return Anatomy(organs, tissue)
+
+    def contrast(self, drawn: str, modality: str) -> str | None:
+        """The contrast that this scan is in: the one drawn for it, or its own phase, None if that is not known."""
+        return self.scan.phase if modality == "CT" and self.own_phase else drawn
 
     def means(self, means: Tensor, modality: str) -> Tensor:
         """Means of tissues (T,) in this scan, from those that were drawn for it."""

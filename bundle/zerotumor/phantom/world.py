@@ -52,7 +52,7 @@ class Phantom:
     healthy: Tensor  # float32: the same scan without lesions
     records: list[LesionRecord] = field(default_factory=list)
     modality: str = "CT"
-    contrast: str = "portal"
+    contrast: str | None = "portal"  # None: of a real scan that keeps its own, and does not tell which that is
     region: str = "abdomen"
     spacing: tuple[float, float, float] = (3.0, 3.0, 3.0)
     seed: int = 0
@@ -153,6 +153,7 @@ def _scan(
     means = tissue_means(draw, modality, contrast).to(draw.device)
     scanner = Scanner(draw, modality, points, spacing, anatomy.tissue)
     if isinstance(body, Scanned):
+        contrast = body.contrast(contrast, modality)
         means = body.means(means, modality)
         healthy = body.values(bent, anatomy.tissue, means, modality)
     else:

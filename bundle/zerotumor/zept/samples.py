@@ -107,11 +107,15 @@ def prepare_batch(
 
 
 class LoadPartial(LoadScan):
-    """`scans.LoadScan`, with what the record's data set annotates: its "annotated", else the names in its "labels"."""
+    """`scans.LoadScan`, with what the record's data set annotates: its "annotated", else the names in its "labels".
+
+    A kidney of which nothing tells whether it is the left one has no label in the sample, and is not annotated in it.
+    """
 
     def __call__(self, record: Mapping[str, object]) -> dict[str, Tensor]:
         names = record.get("annotated") or annotated(list(record["labels"].values()))
-        return {**super().__call__(record), "annotated": annotation(names)}
+        sample, untold = self.read(record)
+        return {**sample, "annotated": annotation([n for n in names if n not in untold])}
 
 
 def mixed_datalist(sets: Mapping[str, str], validation: bool = False, every: int = 10) -> list[dict]:
