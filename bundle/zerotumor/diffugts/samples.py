@@ -13,18 +13,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from monai.data import PersistentDataset
-from monai.transforms import Compose, Randomizable, Transform
+from monai.transforms import Randomizable, Transform
 from torch import Tensor
 
-from ..inferer import first_look
 from ..prompts import Prompt, parse
 from ..scans import KINDS
 from ..segmenter import sha256
 from ..training import GeneratePhantom, kinds_of
 from ..transforms import shows_ct
 from ..vocabulary import LESIONS, ORGANS
+from .holes import dilate
 
 GENERIC = ("tumor", "lesion", "any lesion")
+THETAS = (0.5, 0.7, 0.9)
+"""Of holes to learn from: what opens one is an option, and lesions are found at any."""
 NAMED_ORGANS = {o.index: name for name, o in ORGANS.items() if name != "abstract"}
 
 
@@ -187,83 +189,51 @@ def prepare_validation(
 
 
 class MakeResidual(Transform):
-    """A sample of a whole scan -> all of `Cached` but the batch axis: inpainted once, to be learned from many times.
+    """A sample -> all of `Cached` but the batch axis: inpainted once, to be learned from many times. Can be cached.
 
-    Everything is as when a scan is segmented: windows, blended; the holes that each prompt's map opens, which are most often
-    not round a lesion; what is drawn into all of them. Holes that were laid round lesions taught a fusion that was worse on
-    whole scans than the attention alone. Where nothing opens, the hole is a blob where nothing is: what is drawn anew is not
-    for that reason a tumor.
+    The hole is in turns that of the attention, at one of several thetas, as it is chosen later; the truth's; and a random
+    blob where nothing is: what is drawn anew is not for that reason a tumor.
 
     Args:
-        network: a DiffuGTS with a trained attention. count: P. quality: of the inpainting. looks: random transforms, which
-        the sample itself seeds: it is shaded once, before the frozen networks see it.
+        network: a DiffuGTS with a trained attention. count: P. quality: of the inpainting.
     """
 
-    def __init__(
-        self, network: torch.nn.Module, count: int = 3, quality: str = "fast", looks: Sequence[Transform] = ()
-    ) -> None:
-        self.network, self.count, self.quality, self.looks = network, count, quality, Compose(looks)
+    def __init__(self, network: torch.nn.Module, count: int = 2, quality: str = "fast") -> None:
+        self.network, self.count, self.quality = network, count, quality
 
     @torch.no_grad()
     def __call__(self, data: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        seed = int(torch.as_tensor(data["image"])[0].double().sum() * 1e3) % 2**31
-        self.looks.set_random_state(seed)
-        data, random = self.looks(dict(data)), np.random.RandomState(seed)
         network, image = self.network, torch.as_tensor(data["image"]).as_subclass(Tensor).float()
+        random = np.random.RandomState(int(image[0].double().sum() * 1e3) % 2**31)
         texts, masks = questions(data, random, self.count)
-        prompts = [prompt_of(t) for t in texts]
-        looked = first_look(network, image, prompts)
-        hole = network.opened(looked.probabilities[None], torch.tensor([looked.scores]))
-        if not hole.any():
-            hole = blob(image.shape[1:], random).expand_as(hole)
-        ct = data["ct"][None]
         device = next(network.parameters()).device
-        healed = network.heal(image[None].to(device), hole.any(1, keepdim=True).to(device), ct, self.quality)
+        masks = masks[None].to(device)
+        features = network.encode_image(image[None].to(device))
+        first = network.attend(features, [prompt_of(t) for t in texts])
+        hole = self.holes(first["logits"], masks, random)
+        healed = network.heal(image[None].to(device), hole.any(1, keepdim=True), quality=self.quality)
         out = {
             "image": healed.image, "healthy": healed.healthy, "reconstruction": healed.reconstruction,
-            "latent": healed.latent, "latent_healthy": healed.latent_healthy,
-            "logits": torch.logit(looked.probabilities, eps=1e-6)[None], "texts": network.texts(prompts, ct),
+            "latent": healed.latent, "latent_healthy": healed.latent_healthy, "logits": first["logits"],
+            "texts": first["texts"],
         }  # fmt: skip
         halves = {name: value[0].half().cpu() for name, value in out.items()}
-        return {**halves, "hole": hole[0].cpu(), "masks": masks.cpu()}
+        return {**halves, "hole": hole[0].cpu(), "masks": masks[0].cpu()}
 
-
-class RandCropHole(Randomizable, Transform):
-    """A crop of a `MakeResidual` sample, with one of its prompts, around a voxel of its hole; see `Cached`.
-
-    Half of the crops have a prompt that asks for a lesion, where there is one in a hole, and half of these lie round it.
-
-    Args:
-        size: voxels of an edge; a multiple of the latent's stride, no more than the sample's.
-    """
-
-    latents = ("latent", "latent_healthy")
-    each_prompt = ("logits", "hole", "masks", "texts")
-
-    def __init__(self, size: int = 40) -> None:
-        self.size = size
-
-    def __call__(self, data: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        hole, struck = data["hole"], data["masks"] & data["hole"]
-        asked = hole.flatten(1).any(1).nonzero()[:, 0].tolist()
-        right = [p for p in asked if struck[p].any()]
-        pool = right if right and self.R.rand() < 0.5 else asked
-        p = pool[self.R.randint(len(pool))]
-        places = (struck[p] if struck[p].any() and self.R.rand() < 0.5 else hole[p]).nonzero()
-        center = places[self.R.randint(len(places))].tolist()
-        stride = hole.shape[1] // data["latent"].shape[1]
-        reach = self.size // 8
-        start = [
-            min(max(0, c - self.size // 2 + self.R.randint(-reach, reach + 1)), n - self.size) // stride * stride
-            for c, n in zip(center, hole.shape[1:], strict=True)
-        ]
-        out = {}
-        for name, value in data.items():
-            value = value[p : p + 1] if name in self.each_prompt else value
-            step = stride if name in self.latents else 1
-            part = tuple(slice(s // step, (s + self.size) // step) for s in start)
-            out[name] = value if name == "texts" else value[(slice(None), *part)]
-        return out
+    def holes(self, logits: Tensor, masks: Tensor, random: np.random.RandomState) -> Tensor:
+        """(1, P, X, Y, Z) bool."""
+        network = self.network
+        kind = random.randint(3)
+        if kind == 0:
+            bar = torch.logit(torch.tensor(THETAS[random.randint(len(THETAS))]))
+            hole = network.holes((logits - bar).sigmoid())
+        elif kind == 1:
+            hole = dilate(masks, network.steps)
+        else:
+            hole = torch.zeros_like(masks)
+        if not hole.any():
+            hole = blob(logits.shape[2:], random).to(logits.device).expand_as(masks)
+        return hole
 
 
 def blob(shape: Sequence[int], random: np.random.RandomState) -> Tensor:
@@ -282,11 +252,12 @@ def cache_folder(folder: str, words: Sequence[object], files: Sequence[str | Non
 
 
 class RandFlipAll(Randomizable, Transform):
-    """Flip every map of a `MakeResidual` sample along each axis at random; `texts` has no axes of space."""
+    """Flip every map of a `MakeResidual` sample along x at random; `texts` has no axes of space."""
 
     def __call__(self, data: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        axes = [axis for axis in (-3, -2, -1) if self.R.rand() < 0.5]
-        return {k: v if k == "texts" else v.flip(axes) for k, v in data.items()}
+        if self.R.rand() < 0.5:
+            return dict(data)
+        return {k: v if k == "texts" else v.flip(-3) for k, v in data.items()}
 
 
 def prepare_residual(

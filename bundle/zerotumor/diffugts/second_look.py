@@ -73,10 +73,6 @@ class SecondLook(PriorSegmenter):
         """What each prompt's map (B, P, X, Y, Z) wants drawn anew, boolean."""
         return hole_of(probability, self.options.threshold, self.steps)
 
-    def opened(self, probability: Tensor, scores: Tensor) -> Tensor:
-        """`holes` of the prompts (B, P) that may have found something: their scores reach the threshold, too."""
-        return self.holes(probability) & (scores >= self.options.threshold)[:, :, None, None, None]
-
     @torch.no_grad()
     def complete(self, image: Tensor, answer: Segmentation, prompts: Sequence[Prompt]) -> Segmentation:
         """From the attention's maps of scans (B, 2, X, Y, Z) to masks: hole, inpainting, residuals, fusion.
@@ -91,7 +87,7 @@ class SecondLook(PriorSegmenter):
         size = image.shape[2:]
         image, attention = self.pad(image), self.pad(answer.logits, -BOUND)
         open_ = (answer.scores >= self.options.threshold)[:, :, None, None, None]
-        hole = self.opened(attention.sigmoid(), answer.scores) & (self.options.answer != "attention")
+        hole = self.holes(attention.sigmoid()) & open_ & (self.options.answer != "attention")
         anywhere = hole.any(1, keepdim=True)
         raw = attention
         if self.options.answer != "attention":  # prompts that found nothing keep their maps, for ranking voxels
