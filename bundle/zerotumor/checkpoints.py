@@ -19,10 +19,12 @@ def whole(folder: str | Path) -> dict[int, Path]:
     Only the end of each file is read: a checkpoint is a zip archive, whose list of contents comes last.
     """
     found = {int(path.stem.split("=")[1]): path for path in Path(folder).glob("checkpoint_epoch=*.pt")}
-    for path in found.values():
-        if not is_zipfile(path):
-            logging.getLogger(__name__).warning(f"{path} is damaged: the run goes on from the one before it, if any")
-    return {epoch: path for epoch, path in sorted(found.items()) if is_zipfile(path)}
+    good = {epoch: path for epoch, path in sorted(found.items()) if is_zipfile(path)}
+    for epoch in found.keys() - good.keys():
+        logging.getLogger(__name__).warning(
+            f"{found[epoch]} is damaged: the run goes on from the one before it, if any"
+        )
+    return good
 
 
 def resume(

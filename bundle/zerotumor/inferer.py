@@ -224,7 +224,7 @@ def segment_volume(
     probabilities = along_edges(torch.as_tensor(prepared), probabilities, model.edge_weight)
     voxel_ml = model.spacing**3 / 1000
     found = [
-        float(score) >= model.theta and float((p >= 0.5).sum()) * voxel_ml >= minimum_ml
+        score >= model.theta and float((p >= 0.5).sum()) * voxel_ml >= minimum_ml
         for p, score in zip(probabilities, answer.scores, strict=True)
     ]
     for p, present in enumerate(found):

@@ -81,9 +81,9 @@ class Folder(LocalDatastore):
     status = fresh(LocalDatastore.status)
     json = fresh(LocalDatastore.json)
 
+    @fresh
     def get_image_uri(self, image_id: str) -> str:
         """As MONAI Label's, and of a scan that is a link, the link: it lies in this folder, what it leads to need not."""
-        self._init_from_datastore_file()
         entry = self._datastore.objects.get(image_id)
         return os.path.abspath(self._image_file(image_id, entry.image.ext)) if entry else ""
 
