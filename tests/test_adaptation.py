@@ -1,28 +1,24 @@
-"""Adapters: what they see, that they begin as nothing, for whom they speak, and what stays as it was."""
-
-from dataclasses import replace
+"""Specialists: what they start from, for whom and in which scans they speak, and what stays as it was."""
 
 import pytest
 import torch
 
 from zerotumor.adaptation import (
+    BOUND,
     EMPTY,
     EVERYWHERE,
     NEAR,
     SAME,
-    STRIDE,
+    THETA,
     Adapted,
-    Adapter,
     Learned,
-    believed,
-    box_mean,
-    feature_count,
-    method_logits,
-    voxel_features,
+    Specialist,
+    chosen,
+    counted,
 )
 from zerotumor.inferer import segment_volume
 from zerotumor.prompts import Prompt, parse
-from zerotumor.segmenter import METHODS, Segmentation, build
+from zerotumor.segmenter import METHODS, Segmentation, build, load
 from zerotumor.text import load_text_encoder
 from zerotumor.transforms import normalize
 
@@ -52,104 +48,109 @@ def ct_image(seed=0, size=(32, 36, 32)):
     return normalize(hu[None], "CT").as_subclass(torch.Tensor)
 
 
-def adapter_for(model, text="soft tissue sarcoma", modality="CT", push=0.0):
+class Network(torch.nn.Module):
+    """In the place of what was learned: sure of the same everywhere."""
+
+    def __init__(self, probability):
+        super().__init__()
+        self.value, self.asked = probability, 0
+
+    def probability(self, image):
+        self.asked += 1
+        return torch.full(image.shape[1:], self.value)
+
+
+def specialist_for(model, text="soft tissue sarcoma", modality="CT", probability=0.9, where=EVERYWHERE):
     prompt = parse(text, modality=modality, encoder=model.encoder)[0]
-    about = Learned(prompt.text, prompt.lesion, modality)
-    out = Adapter(about, feature_count(1 + len(model.evidence)), model.encoder.encode([text])[0]).eval()
-    with torch.no_grad():
-        out.head[-1].bias.fill_(push)
-    return out
+    about = Learned(prompt.text, prompt.lesion, modality, where)
+    return Specialist(about, Network(probability), model.encoder.encode([text])[0]).eval()
 
 
-def test_box_mean_counts_only_what_is_inside():
-    values = torch.arange(5.0).reshape(1, 5, 1, 1).expand(1, 5, 5, 5)
-    assert box_mean(values, 3)[0, :, 2, 2].tolist() == pytest.approx([0.5, 1, 2, 3, 3.5])
-    assert torch.equal(box_mean(values, 1), values)
+def test_what_is_counted_is_positive_from_theta_and_bounded():
+    logits = counted(torch.tensor([0.0, THETA - 0.01, THETA + 0.01, 1.0]))
+    assert (logits > 0).tolist() == [False, False, True, True] and logits[0] == -BOUND and logits[-1] == BOUND
 
 
-@pytest.mark.parametrize("size", [(12, 15, 9), (3, 40, 5), (1, 4, 4)])
-def test_box_mean_of_a_short_axis_goes_as_far_as_it_is(size):
-    values = torch.ones(2, *size)
-    assert torch.allclose(box_mean(values, 15), values)
+def test_a_lesion_network_starts_as_the_prior_of_its_method(encoder):
+    model = build("malenia", CONFIGS["malenia"]).eval()
+    network = model.lesion_network().eval()
+    image = ct_image()[None, :, :32, :32]
+    with torch.inference_mode():
+        priors, maps = model.decoder.priors(model.backbone(image)), network(image)
+    assert [m.shape[2:] for m in maps] == [(4,) * 3, (8,) * 3, (16,) * 3, (32,) * 3]
+    assert all(torch.equal(a, b) for a, b in zip(priors, maps, strict=True))
+    assert (network.spacing, network.patch, network.zooms) == (model.spacing, model.patch, model.zooms)
+    mine = {p.data_ptr() for p in model.parameters()}
+    assert not mine & {p.data_ptr() for p in network.parameters()}, "what is trained on must not be the method's own"
 
 
-def test_features_are_standardized_over_the_body_and_many_as_said():
-    logits = torch.randn(2, 32, 36, 32, generator=torch.Generator().manual_seed(1))
-    features, body = voxel_features(ct_image(), logits, 4.0)
-    assert features.shape == (feature_count(2), 16, 18, 16) and body.shape == (16, 18, 16)
-    assert not body[:4].any() and body[5:].all()
-    inside = features[:, body]
-    assert torch.allclose(inside.mean(1), torch.zeros(len(inside)), atol=0.05)
-    assert float(inside.std(1).amax()) < 1.1
+def test_a_method_without_one_has_that_of_the_default_method(encoder):
+    model = build("zept", CONFIGS["zept"])
+    network, own = model.lesion_network(), load().lesion_network()
+    assert (network.spacing, network.patch, network.zooms) == (model.spacing, model.patch, model.zooms)
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), own.parameters(), strict=True))
 
 
-def test_features_do_not_change_with_the_scanner_gain():
-    """A brighter MR of the same body is the same body."""
-    image = ct_image().clamp(0.1, 0.9)
-    logits = torch.zeros(1, 32, 36, 32)
-    plain, _ = voxel_features(image, logits, 4.0)
-    brighter, _ = voxel_features(image * 0.8 + 0.05, logits, 4.0)
-    assert torch.allclose(plain, brighter, atol=2e-2)
-
-
-def test_a_fresh_adapter_changes_nothing(model):
-    prompts = parse("soft tissue sarcoma", encoder=model.encoder)
-    plain = segment_volume(model, ct_image(), prompts)
-    adapted = segment_volume(Adapted(model, [adapter_for(model)]), ct_image(), prompts)
-    if plain.found[0]:
-        assert torch.allclose(adapted.probabilities, plain.probabilities, atol=3e-3)
-    assert torch.equal(adapted.probabilities >= 0.5, plain.probabilities >= 0.5)
-    assert adapted.found == plain.found
+def test_a_whole_scan_is_the_mean_of_its_grids_and_air_is_left_out(encoder):
+    model = build("malenia", {**CONFIGS["malenia"], "zooms": [1.0, 0.5]})
+    network = model.lesion_network().eval()
+    image = ct_image(size=(40, 64, 36))
+    image[..., 50:, :] = 0
+    image[:, :10] = 0
+    whole = network.probability(image)
+    assert whole.shape == (40, 64, 36) and float(whole.amin()) >= 0 and float(whole.amax()) <= 1
+    network.look_on([1.0], None)
+    fine = network.probability(image)
+    network.look_on([0.5], None)
+    assert torch.allclose(whole, (fine + network.probability(image)) / 2, atol=1e-5)
+    assert not network.probability(torch.zeros(2, 32, 32, 32)).any()
 
 
 def test_what_was_learned_moves_its_prompt_and_no_other(model):
     prompts = parse("soft tissue sarcoma; liver tumor", encoder=model.encoder)
     plain = segment_volume(model, ct_image(), prompts)
-    adapted = segment_volume(Adapted(model, [adapter_for(model, push=8.0)]), ct_image(), prompts)
+    adapted = segment_volume(Adapted(model, [specialist_for(model)]), ct_image(), prompts)
     assert torch.equal(adapted.extras["ungated"][1], plain.extras["ungated"][1])
     assert adapted.scores[1] == plain.scores[1]
-    body = ct_image().amax(0) > 0.02
-    inside = torch.zeros_like(body)
-    inside[10:30, 2:-2, 2:-2] = True
-    assert (adapted.probabilities[0] >= 0.5)[inside & body].all() and adapted.found[0]
-    air = (slice(0, 6),)
-    assert torch.equal((adapted.probabilities[0] >= 0.5)[air], (plain.probabilities[0] >= 0.5)[air])
+    assert (adapted.probabilities[0] >= 0.5).all() and adapted.found[0]
+    silent = segment_volume(Adapted(model, [specialist_for(model, probability=0.1)]), ct_image(), prompts)
+    assert not silent.found[0] and torch.equal(silent.extras["ungated"][1], plain.extras["ungated"][1])
+
+
+def test_prompts_that_mean_the_same_are_answered_in_one_look(model):
+    specialist = specialist_for(model)
+    prompts = parse("soft tissue sarcoma; liver tumor; soft-tissue sarcoma", encoder=model.encoder)
+    segment_volume(Adapted(model, [specialist]), ct_image(), prompts)
+    assert specialist.network.asked == 1
 
 
 @pytest.mark.parametrize(
-    "found, where, push, changed",
+    "peak, where, changed",
     [
-        (True, EMPTY, 8.0, False),  # what the method finds by itself is left alone
-        (False, EMPTY, 8.0, True),
-        (True, EVERYWHERE, 8.0, True),
-        (True, EVERYWHERE, -8.0, False),  # an adapter that leaves nothing of it is not believed
+        (1.0, EMPTY, False),  # what the method finds by itself is left alone
+        (-1.0, EMPTY, True),
+        (0.05, EMPTY, True),  # below the peak that a lesion must reach
+        (1.0, EVERYWHERE, True),
+        (-1.0, EVERYWHERE, True),
     ],
 )
-def test_in_which_scans_an_adapter_speaks(encoder, found, where, push, changed):
-    model = build("malenia", CONFIGS["malenia"]).eval()
+def test_in_which_scans_a_specialist_speaks(encoder, peak, where, changed):
+    model = build("malenia", {**CONFIGS["malenia"], "theta": 0.5, "theta_peak": 0.6}).eval()
     model.encoder = encoder
-    image, adapter = ct_image()[None], adapter_for(model, push=push)
-    adapter.learned = replace(adapter.learned, where=where)
+    image, specialist = ct_image()[None], specialist_for(model, where=where)
     logits = torch.full((1, 1, *image.shape[2:]), -3.0)
-    logits[..., 20, 20, 20] = 1.0 if found else -1.0
-    maps = {name: torch.zeros_like(logits) for name in ("ungated", *model.evidence)}
-    answer = Segmentation(logits, logits.flatten(2).amax(-1).sigmoid(), [[{}]], maps)
-    adapted = Adapted(model, [adapter]).complete(image, answer, parse("soft tissue sarcoma", encoder=encoder))
+    logits[..., 20, 20, 20] = peak
+    answer = Segmentation(logits, logits.flatten(2).amax(-1).sigmoid(), [[{}]], {"ungated": torch.zeros_like(logits)})
+    adapted = Adapted(model, [specialist]).complete(image, answer, parse("soft tissue sarcoma", encoder=encoder))
     same = [torch.equal(adapted.logits, logits), torch.equal(adapted.scores, answer.scores)]
     assert same == [not changed] * 2
-
-
-def test_an_adapter_may_take_away_three_quarters():
-    own = torch.tensor([1.0] * 8 + [-1.0] * 8)
-    new = -own
-    assert not believed(own, new)
-    new[:2] = 1.0
-    assert believed(own, new) and not believed(own, new, EMPTY) and believed(-own.abs(), new, EMPTY)
+    new = specialist.answer(image[0])
+    assert torch.equal(chosen(model, logits[0, 0], new, where), new if changed else logits[0, 0])
 
 
 def test_the_other_modality_stays_as_it_was(model):
     prompts = parse("soft tissue sarcoma", encoder=model.encoder)
-    learned_on_mr = Adapted(model, [adapter_for(model, modality="MR", push=8.0)])
+    learned_on_mr = Adapted(model, [specialist_for(model, modality="MR")])
     plain = segment_volume(model, ct_image(), prompts)
     assert torch.equal(segment_volume(learned_on_mr, ct_image(), prompts).extras["ungated"], plain.extras["ungated"])
 
@@ -157,7 +158,7 @@ def test_the_other_modality_stays_as_it_was(model):
 def test_maps_of_the_method_are_still_there(model):
     prompts = parse("soft tissue sarcoma", encoder=model.encoder)
     plain = segment_volume(model, ct_image(), prompts).extras
-    adapted = segment_volume(Adapted(model, [adapter_for(model, push=8.0)]), ct_image(), prompts).extras
+    adapted = segment_volume(Adapted(model, [specialist_for(model)]), ct_image(), prompts).extras
     assert set(adapted) == {"ungated", *model.maps}
     for name in model.maps:
         assert torch.equal(adapted[name], plain[name])
@@ -166,35 +167,29 @@ def test_maps_of_the_method_are_still_there(model):
 def test_shares(encoder):
     vector = torch.zeros(4)
     vector[0] = 1.0
-    adapter = Adapter(Learned("odd thing", None, "CT"), 6, vector)
+    specialist = Specialist(Learned("odd thing", None, "CT"), Network(0), vector)
 
     def near(cosine):
         return torch.tensor([cosine, (1 - cosine**2) ** 0.5, 0, 0])
 
-    assert adapter.share(Prompt("odd thing", "odd thing"), "CT", None) == 1
-    assert adapter.share(Prompt("odd thing", "odd thing"), "MR", None) == 0
+    assert specialist.share(Prompt("odd thing", "odd thing"), "CT", None) == 1
+    assert specialist.share(Prompt("odd thing", "odd thing"), "MR", None) == 0
     other = Prompt("another", "another")
-    assert adapter.share(other, "CT", None) == 0
-    assert adapter.share(other, "CT", near(NEAR - 0.01)) == 0
-    assert adapter.share(other, "CT", near(SAME + 0.01)) == 1
-    assert adapter.share(other, "CT", near((NEAR + SAME) / 2)) == pytest.approx(0.5, abs=1e-4)
-    sarcoma = Adapter(Learned("sarcoma", "soft tissue sarcoma", "CT"), 6, vector)
+    assert specialist.share(other, "CT", None) == 0
+    assert specialist.share(other, "CT", near(NEAR - 0.01)) == 0
+    assert specialist.share(other, "CT", near(SAME + 0.01)) == 1
+    assert specialist.share(other, "CT", near((NEAR + SAME) / 2)) == pytest.approx(0.5, abs=1e-4)
+    sarcoma = Specialist(Learned("sarcoma", "soft tissue sarcoma", "CT"), Network(0), vector)
     named = parse("soft tissue sarcoma", encoder=encoder)[0]
     liver = parse("liver tumor", encoder=encoder)[0]
     assert sarcoma.share(named, "CT", None) == 1  # another word for the same concept
     assert sarcoma.share(liver, "CT", vector) == 0  # another concept, however alike the words
 
 
-def test_the_nearest_adapter_speaks(model):
+def test_the_nearest_specialist_speaks(model):
     text = "an unheard-of growth"
-    adapters = [adapter_for(model, "soft tissue sarcoma"), adapter_for(model, text)]
+    specialists = [specialist_for(model, "soft tissue sarcoma"), specialist_for(model, text)]
     asked = parse(text, encoder=model.encoder)[0]
-    chosen, share = Adapted(model, adapters).best(asked, "CT")
-    assert chosen is adapters[1] and share == 1
-    assert Adapted(model, adapters).best(parse("brain tumor", encoder=model.encoder)[0], "MR") == (None, 0.0)
-
-
-def test_method_logits_are_bounded():
-    out = method_logits(torch.tensor([[[0.0, 1.0, 0.5]]]), [torch.tensor([[[1.0, 0.5, 0.0]]])])
-    assert out.shape == (2, 1, 1, 3) and torch.isfinite(out).all()
-    assert float(out[0, 0, 0, 2]) == 0 and STRIDE > 1
+    assert Adapted(model, specialists).best(asked, "CT") == (1, 1)
+    assert Adapted(model, specialists).best(parse("brain tumor", encoder=model.encoder)[0], "MR") == (None, 0.0)
+    assert Adapted(model, []).best(asked, "CT") == (None, 0.0)

@@ -1,11 +1,12 @@
-"""Is an adapter worth using, and where? Leave-one-out over the corrected scans (Stone, J R Stat Soc B 1974).
+"""Is what was learned worth using, and where? Cross-validation over the corrected scans (Stone, J R Stat Soc B 1974).
 
 Five scans can teach something that is true of these five alone, and then every later answer is worse for it. So each scan
-is answered once by an adapter that has learned from the others only. Answers are compared by the soft Dice of their
-probabilities: from so few scans, masks cut at one half are mostly equal or altogether different.
+is answered once by a network that has learned from others only, in half of the steps: what scans share is learned early.
+Answers are compared by the soft Dice of their probabilities: from so few scans, masks cut at one half are mostly equal or
+altogether different.
 
 Scans are picked for correction because the method fails on them, so they say little of those that it gets right. Where it
-finds something by itself, its answer therefore stays, unless the corrected scans say that the adapter's is better
+finds something by itself, its answer therefore stays, unless the corrected scans say that what was learned is better
 there, too.
 """
 
@@ -15,11 +16,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-import torch
 from torch import Tensor
 
-from .adaptation import BOUND, EMPTY, EVERYWHERE, believed
-from .learning import STEPS, Example, fit
+from .adaptation import BOUND, EMPTY, EVERYWHERE, chosen
+from .examples import Example
+from .learning import STEPS, fit
 from .prompts import Prompt
 from .segmenter import Segmenter
 
@@ -29,7 +30,9 @@ MOST = 0.05
 """Soft Dice that may be lost in scans where the method finds nothing: there its mask is empty, and cannot get worse."""
 
 ENOUGH = 4
-"""Scans that it takes to show that an adapter is better in any case: what two or three have in common may be chance."""
+"""Scans that it takes to show that an answer is better in any case: what two or three have in common may be chance."""
+PARTS = 3
+"""Parts that scans are dealt into, each left out once, or as many as there are scans."""
 
 
 @dataclass(frozen=True)
@@ -38,17 +41,17 @@ class HeldOut:
 
     name: str
     before: float  # by the method
-    empty: float  # by an adapter that has learned from the other scans, if the method finds nothing; else by the method
-    everywhere: float  # by the adapter in any case, if it is `adaptation.believed`
+    empty: float  # by a network that has learned from other scans, if the method finds nothing; else by the method
+    everywhere: float  # by the network in any case
 
 
 def soft_dice(logits: Tensor, truth: Tensor) -> float:
-    """2 sum(p t) / (sum(p) + sum(t)) of logits (N,) and shares of lesion (N,)."""
-    p = logits.clamp(-BOUND, BOUND).sigmoid()
+    """2 sum(p t) / (sum(p) + sum(t)) of logits and shares of lesion, both of any one shape."""
+    p, truth = logits.float().clamp(-BOUND, BOUND).sigmoid(), truth.float()
     return float(2 * (p * truth).sum() / (p.sum() + truth.sum()).clamp_min(1e-6))
 
 
-def leave_one_out(
+def leave_out(
     model: Segmenter,
     prompt: Prompt,
     modality: str,
@@ -59,24 +62,26 @@ def leave_one_out(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[HeldOut]:
-    """Each of at least two examples, answered by what is learned from all others; arguments as of `learning.learn`.
+    """Each of at least two examples, answered by what is learned from others; arguments as of `learning.learn`.
 
     Raises:
         ValueError: there is nothing left to learn from without one.
     """
     if len(examples) < 2:
         raise ValueError(f"{len(examples)} scans are too few to leave one out: correct and save at least 2")
-    held = []
-    for k, one in enumerate(examples):
-        others = [*examples[:k], *examples[k + 1 :]]
-        adapter = fit(model, prompt, modality, others, replayed, steps=steps, seed=seed)
-        with torch.inference_mode():
-            answer = adapter(one.features, one.said)
-        answers = (answer if believed(one.said, answer, where) else one.said for where in (EMPTY, EVERYWHERE))
-        held.append(HeldOut(one.name, *(soft_dice(logits, one.truth) for logits in (one.said, *answers))))
+    parts = min(PARTS, len(examples))
+    held = {}
+    for k in range(parts):
+        others = [one for n, one in enumerate(examples) if n % parts != k]
+        specialist = fit(model, prompt, modality, others, replayed, steps=max(1, steps // 2), seed=seed)
+        for n in range(k, len(examples), parts):
+            one = examples[n]
+            new = specialist.answer(one.image.float())
+            answers = (one.said, *(chosen(model, one.said, new, where) for where in (EMPTY, EVERYWHERE)))
+            held[n] = HeldOut(one.name, *(soft_dice(logits, one.truth) for logits in answers))
         if progress is not None:
-            progress(k + 1, len(examples))
-    return held
+            progress(k + 1, parts)
+    return [held[n] for n in range(len(examples))]
 
 
 def means(held: Sequence[HeldOut]) -> dict[str, float]:
@@ -85,7 +90,7 @@ def means(held: Sequence[HeldOut]) -> dict[str, float]:
 
 
 def scope(held: Sequence[HeldOut]) -> str | None:
-    """In which scans an adapter is to speak: `Learned.where`, or None where it does harm.
+    """In which scans a specialist is to speak: `Learned.where`, or None where it does harm.
 
     EVERYWHERE has to be shown to be better, by ENOUGH scans and more than one standard error. EMPTY is the rule, and has
     only to do no harm: none of the corrected scans may be one where the method finds nothing.

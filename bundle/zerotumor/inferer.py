@@ -195,6 +195,22 @@ def first_look(
     return VolumeResult(probabilities, torch.stack(list(best.values())).mean(0).tolist(), [], attributes, extras)
 
 
+def undecided(
+    model: Segmenter,
+    prepared: Tensor,
+    prompts: Sequence[Prompt],
+    *,
+    overlap: float = OVERLAP,
+    features: VolumeFeatures | None = None,
+    progress: Progress | None = None,
+) -> VolumeResult:
+    """`first_look`, and the method's second one if it takes any."""
+    answer = first_look(model, prepared, prompts, overlap=overlap, features=features, progress=progress)
+    if model.second_look:
+        _complete(model, prepared, answer, prompts)
+    return answer
+
+
 @torch.inference_mode()
 def segment_volume(
     model: Segmenter,
@@ -217,9 +233,7 @@ def segment_volume(
     """
     if not prompts:
         raise ValueError('no prompt was given: write what to look for, such as "liver tumor"')
-    answer = first_look(model, prepared, prompts, overlap=overlap, features=features, progress=progress)
-    if model.second_look:
-        _complete(model, prepared, answer, prompts)
+    answer = undecided(model, prepared, prompts, overlap=overlap, features=features, progress=progress)
     probabilities = settled(model, answer.probabilities)
     probabilities = along_edges(torch.as_tensor(prepared), probabilities, model.edge_weight)
     voxel_ml = model.spacing**3 / 1000
@@ -233,6 +247,7 @@ def segment_volume(
     return replace(answer, probabilities=probabilities, found=found)
 
 
+@torch.inference_mode()
 def _complete(model: Segmenter, prepared: Tensor, looked: VolumeResult, prompts: Sequence[Prompt]) -> None:
     """The second look of a method at the whole scan, whose windows were blended: it sees each lesion once, and whole."""
     device = next(model.parameters()).device

@@ -1,8 +1,8 @@
-"""Learning an adapter from corrected scans.
+"""Learning from corrected scans: what marks any lesion at all is trained further on a handful of them (`adaptation`).
 
-A handful of labels, and phantoms replayed beside them (experience replay, Rolnick et al., NeurIPS 2019): without a lesion of
-the kind that is learned, nothing of it may be found in them. The loss is soft Dice and cross-entropy of each scan, and
-the cross-entropy of phantoms, which are many and easy, at a lower weight.
+Patches are drawn around the lesions and elsewhere, turned, mirrored, zoomed, cut and shaded anew each time: five scans are
+few, and what they share has to be told from what each shows by chance. A patch of every batch is of a phantom
+(experience replay, Rolnick et al., NeurIPS 2019), so that the network does not forget what the rest of the body looks like.
 """
 
 from __future__ import annotations
@@ -10,141 +10,98 @@ from __future__ import annotations
 import logging
 import pickle
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from ignite.engine import Events
-from monai.data import DataLoader, Dataset, MetaTensor
+from ignite.handlers import EMAHandler
+from monai.data import DataLoader, Dataset
 from monai.engines import SupervisedTrainer
 from monai.handlers import CheckpointLoader, CheckpointSaver, LrScheduleHandler
-from monai.losses import DiceCELoss
-from monai.transforms import Randomizable, SpatialResample, Transform
+from monai.networks.layers import AffineTransform
+from monai.optimizers import WarmupCosineSchedule
+from monai.transforms import Compose, RandCoarseDropoutd, RandFlipd, Randomizable, Transform
+from monai.transforms.utils import create_rotate, create_scale
 from torch import Tensor
 
-from .adaptation import (
-    ANSWER,
-    STRIDE,
-    Adapted,
-    Adapter,
-    Learned,
-    feature_count,
-    method_logits,
-    voxel_features,
-)
-from .annotation import check_label
-from .inferer import segment_volume
-from .phantom import generate
-from .pipeline import EncodedScan, encode_scan
+from .adaptation import Learned, Specialist
+from .examples import Example
+from .lesion_network import LesionNetwork
+from .malenia.criterion import PRIOR_SCALES, any_lesion_loss
+from .precision import Autocast, in_hardware
 from .prompts import Prompt
 from .segmenter import Segmenter
+from .training import ClipGradients, RandAppearance
 
 logger = logging.getLogger(__name__)
-REPLAY_SEED = 6_500_000
-"""Seeds of replayed phantoms; neither the starter weights' training nor any test draws from there."""
-REPLAY_WEIGHT = 0.3
-STEPS, EPOCH = 80, 20
+STEPS, EPOCH = 120, 20
 """Steps of training, and steps between checkpoints."""
 FEWEST = 2
 """Scans to learn from, at least: what one shows by chance cannot be told from what makes the lesion one."""
-SAMPLES = 2048
-"""Places of each scan in one step."""
+BATCH = 4
+"""Patches a step; one of them is of a phantom, if any are replayed."""
+RATE = 3e-4
+VOXEL_MM = (2.2, 5.2)
+"""Voxels that patches are drawn with: scans are looked at on several grids, and bodies differ in size."""
+ON_LESION = 0.7
+"""Share of the patches of a scan that are drawn around a voxel of its lesion."""
+TURN, TILT, STRETCH = 0.35, 0.15, 0.1
+"""Radians about the body's long axis and across it, and share of an axis's length, that patches are changed by at most."""
 
 
-@dataclass
-class Example:
-    """One scan for one prompt, on the adapter's grid."""
-
-    features: Tensor  # (N, F) at the N places of the body
-    said: Tensor  # (N,) the method's logits
-    truth: Tensor  # (N,) share of each place that is lesion, 0..1
-    name: str = ""
-
-
-def method_maps(model: Segmenter, encoded: EncodedScan, prompt: Prompt) -> Tensor:
-    """What a method says of an encoded scan, as logits (M, x, y, z) on its own grid: the answer, then its evidence."""
-    reader = Adapted(model, [])  # asks for the evidence, and changes nothing
-    reader.maps = (ANSWER, *model.evidence)
-    image = torch.as_tensor(encoded.prepared).as_subclass(Tensor)
-    extras = segment_volume(reader, image, [prompt], features=encoded.features).extras
-    return method_logits(extras[ANSWER][0], [extras[name][0] for name in model.evidence])
-
-
-def example(model: Segmenter, encoded: EncodedScan, prompt: Prompt, mask: Tensor, name: str = "") -> Example:
-    """A corrected scan as an example.
+class RandPatch(Randomizable, Transform):
+    """A cube of an example, seen anew: somewhere else, turned, and with voxels of another size; outside is air.
 
     Args:
-        mask: (X, Y, Z) or (1, X, Y, Z), non-zero inside, on the scan's grid.
-
-    Raises:
-        LabelError: see `annotation.check_label`.
+        edge: of the patch, in voxels.
     """
-    check_label(mask, encoded.scan)
-    return example_of(encoded, method_maps(model, encoded, prompt), mask, model.spacing, name)
 
-
-def example_of(encoded: EncodedScan, maps: Tensor, mask: Tensor, spacing: float, name: str = "") -> Example:
-    """The same from the method's maps (M, x, y, z), and without looking at the mask: it may be empty."""
-    plain = torch.as_tensor(mask).as_subclass(Tensor)
-    plain = (plain if plain.ndim == 4 else plain[None]) > 0
-    on_scan = MetaTensor(plain.float(), affine=encoded.scan.affine)
-    resample = SpatialResample(mode="bilinear", padding_mode="zeros", dtype=torch.float32)
-    prepared = encoded.prepared
-    truth = torch.as_tensor(resample(on_scan, dst_affine=prepared.affine, spatial_size=prepared.shape[1:]))
-    features, body = voxel_features(torch.as_tensor(prepared).as_subclass(Tensor), maps, spacing)
-    size = [-(-n // STRIDE) for n in prepared.shape[1:]]
-    small = F.adaptive_avg_pool3d(torch.cat([maps[:1].float(), truth.as_subclass(Tensor).float()]), size)
-    return Example(features[:, body].T.contiguous(), small[0][body], small[1][body], name)
-
-
-def replay(model: Segmenter, prompt: Prompt, modality: str, count: int, seed: int = 0) -> list[Example]:
-    """Phantoms without a lesion of the prompt's kind: every other one healthy, the rest with lesions of seen kinds.
-
-    For words that name no kind, and so may mean any, a lesion of whatever kind is one.
-    """
-    out = []
-    for k in range(count):
-        category = "healthy" if k % 2 == 0 else None
-        phantom = generate(
-            REPLAY_SEED + 1000 * seed + k,
-            shape=(model.patch,) * 3, spacing=model.spacing, category=category, modality=modality,
-        )  # fmt: skip
-        affine = np.diag([*phantom.spacing, 1.0])
-        scan = MetaTensor(phantom.image, affine=affine, meta={"modality": phantom.modality})
-        kinds = {r.category for r in phantom.records}
-        meant = (
-            phantom.lesions if prompt.lesion is None or prompt.lesion in kinds else torch.zeros_like(phantom.lesions)
-        )
-        encoded = encode_scan(model, scan, modality=phantom.modality)
-        out.append(
-            example_of(encoded, method_maps(model, encoded, prompt), meant, model.spacing, f"phantom-{phantom.seed}")
-        )
-    return out
-
-
-class RandPlaces(Randomizable, Transform):
-    """`count` places of an example, drawn with replacement."""
-
-    def __init__(self, count: int = SAMPLES) -> None:
-        self.count = count
+    def __init__(self, edge: int) -> None:
+        self.edge = edge
+        self.resample = AffineTransform((edge,) * 3, zero_centered=True)
 
     def __call__(self, data: Example) -> dict[str, Tensor]:
-        chosen = torch.from_numpy(self.R.randint(0, len(data.said), self.count))
-        image = torch.cat([data.features[chosen], data.said[chosen, None]], 1)
-        return {"image": image, "label": data.truth[chosen][None]}
+        draw, shape = self.R.uniform, np.array(data.truth.shape)
+        step = float(np.exp(draw(*np.log(VOXEL_MM)))) / data.spacing
+        lesion = (data.truth > 0.5).nonzero()
+        if len(lesion) and draw() < ON_LESION:
+            center = lesion[self.R.randint(len(lesion))].numpy() + draw(-0.25, 0.25, 3) * self.edge * step
+        else:
+            center = draw(0, 1, 3) * (shape - 1)
+        turn = create_rotate(3, (draw(-TILT, TILT), 0.0, draw(-TURN, TURN)))
+        matrix = turn @ create_scale(3, step * draw(1 - STRETCH, 1 + STRETCH, 3))
+        reach = self.edge / 2 * np.abs(matrix[:3, :3]).sum(1) + 1  # no voxel further away is in the patch
+        low = np.clip(np.floor(center - reach), 0, shape - 1).astype(int)
+        high = np.clip(np.ceil(center + reach) + 1, low + 1, shape).astype(int)
+        near = tuple(map(slice, low, high))
+        matrix[:3, 3] = center - low - (high - low - 1) / 2
+        around = torch.cat([data.image[(slice(None), *near)], data.truth[None][(slice(None), *near)]]).float()
+        patch = self.resample(around[None], torch.from_numpy(matrix).float()[None])[0]
+        return {"image": patch[:2], "label": (patch[2:] > 0.5).float()}
 
 
-class _Trained(torch.nn.Module):
-    """An adapter as MONAI's engines call it: one tensor in (B, N, F + 1), logits (B, 1, N) out."""
-
-    def __init__(self, adapter: Adapter) -> None:
-        super().__init__()
-        self.adapter = adapter
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.adapter(inputs[..., :-1], inputs[..., -1])[:, None]
+def changes(edge: int) -> Compose:
+    """Example -> image (2, edge, edge, edge) and label (1, ...), different each time."""
+    keys = ("image", "label")
+    return Compose(
+        [
+            RandPatch(edge),
+            *(RandFlipd(keys, prob, axis) for axis, prob in enumerate((0.5, 0.3, 0.5))),
+            # A box is kept: where a scan was cut off must not tell where its lesion lies.
+            RandCoarseDropoutd(
+                keys,
+                holes=1,
+                spatial_size=edge // 3,
+                max_spatial_size=edge,
+                dropout_holes=False,
+                fill_value=0,
+                prob=0.5,
+            ),
+            RandAppearance(),
+        ]
+    )
 
 
 def learn(
@@ -155,15 +112,16 @@ def learn(
     replayed: Sequence[Example] = (),
     *,
     steps: int = STEPS,
-    learning_rate: float = 1e-2,
+    learning_rate: float = RATE,
     seed: int = 0,
     checkpoints: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> Adapter:
-    """An adapter of a method for a prompt in a modality.
+) -> Specialist:
+    """A specialist for a prompt in a modality.
 
     Args:
-        examples: corrected scans. replayed: phantoms. checkpoints: folder; a run that was stopped goes on from there.
+        model: whose `lesion_network` it starts from. examples: corrected scans. replayed: phantoms. checkpoints: folder; a
+        run that was stopped goes on from there.
 
     Raises:
         ValueError: there are fewer examples than FEWEST.
@@ -186,82 +144,92 @@ def fit(
     replayed: Sequence[Example] = (),
     *,
     steps: int = STEPS,
-    learning_rate: float = 1e-2,
+    learning_rate: float = RATE,
     seed: int = 0,
     checkpoints: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> Adapter:
+) -> Specialist:
     """`learn` from however few examples."""
     with torch.random.fork_rng():
         trainer = None
         while trainer is None:  # again without a checkpoint that is damaged, which may have been loaded in part
             torch.manual_seed(seed)
-            network = _Trained(fresh(model, prompt, modality))
-            trainer = _trainer(network, examples, replayed, steps, learning_rate, checkpoints)
+            specialist = fresh(model, prompt, modality)
+            trainer, mean = _trainer(specialist.network, examples, replayed, steps, learning_rate, checkpoints)
+        torch.manual_seed(seed + 1000 * trainer.state.epoch)  # what goes on sees other patches than it began with
         if progress is not None:
             trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda e: progress(e.state.epoch, e.state.max_epochs))
         if trainer.state.epoch < trainer.state.max_epochs:  # else it had been learned to the end
             trainer.run()
-    return network.adapter.eval()
+    specialist.network.load_state_dict(mean.state_dict())
+    return specialist.eval()
 
 
-def fresh(model: Segmenter, prompt: Prompt, modality: str) -> Adapter:
-    """An adapter that changes nothing yet."""
+def fresh(model: Segmenter, prompt: Prompt, modality: str) -> Specialist:
+    """A specialist that has learned nothing yet: it marks whatever looks like a lesion."""
     embedding = model.encoder.encode([prompt.text])[0] if model.encoder is not None else torch.zeros(1)
-    about = Learned(prompt.text, prompt.lesion, modality)
-    return Adapter(about, feature_count(1 + len(model.evidence)), embedding)
+    return Specialist(Learned(prompt.text, prompt.lesion, modality), model.lesion_network(), embedding)
 
 
 class _Loss:
-    """Of a batch whose first `count` items are corrected scans, and the rest phantoms. Logits and truth are (B, 1, N)."""
+    """Of a network's maps, coarse to fine, and the lesions (B, 1, X, Y, Z)."""
 
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self.scans = DiceCELoss(sigmoid=True, smooth_nr=1.0, smooth_dr=1.0)
+    def __call__(self, maps: list[Tensor], truth: Tensor) -> Tensor:
+        cover = (F.adaptive_avg_pool3d(truth, one.shape[2:]) for one in maps)
+        return sum(w * any_lesion_loss(m, c) for w, m, c in zip(PRIOR_SCALES, maps, cover, strict=True))
 
-    def __call__(self, logits: Tensor, truth: Tensor) -> Tensor:
-        loss = self.scans(logits[: self.count], truth[: self.count])
-        if len(logits) > self.count:
-            rest = F.binary_cross_entropy_with_logits(logits[self.count :], truth[self.count :])
-            loss = loss + REPLAY_WEIGHT * rest
-        return loss
+
+def _order(examples: Sequence[Example], replayed: Sequence[Example], steps: int) -> list[Example]:
+    """What each patch of each step is drawn from: all scans equally often, and a phantom last in every batch."""
+    scans, phantoms = (iter(_shuffled(some, steps * BATCH)) for some in (examples, replayed))
+    last = BATCH - 1 if replayed else BATCH
+    return [next(phantoms if k % BATCH == last else scans) for k in range(steps * BATCH)]
+
+
+def _shuffled(some: Sequence[Example], count: int) -> list[Example]:
+    """So many of them, in turn, each turn in another order."""
+    turns = -(-count // len(some)) if some else 0
+    return [some[k] for _ in range(turns) for k in torch.randperm(len(some)).tolist()][:count]
 
 
 def _trainer(
-    network: _Trained,
+    network: LesionNetwork,
     examples: Sequence[Example],
     replayed: Sequence[Example],
     steps: int,
     learning_rate: float,
     checkpoints: Path | None,
-) -> SupervisedTrainer | None:
-    """Every step sees all scans, at other places; None if there was a damaged checkpoint, which is gone now."""
-    groups = [{"params": network.adapter.head.parameters(), "weight_decay": 1e-2},
-              {"params": [network.adapter.trust], "weight_decay": 0.0}]  # fmt: skip
-    optimizer = torch.optim.AdamW(groups, learning_rate)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.02, steps)
-    seen = Dataset([*examples, *replayed], RandPlaces())
+) -> tuple[SupervisedTrainer | None, torch.nn.Module]:
+    """A trainer, and the running mean of the network; no trainer if there was a damaged checkpoint, which is gone now."""
+    device = next(network.parameters()).device
+    optimizer = torch.optim.AdamW(network.parameters(), learning_rate, weight_decay=1e-4)
+    schedule = WarmupCosineSchedule(optimizer, warmup_steps=steps // 6, t_total=steps)
+    mean = EMAHandler(network, momentum=0.02)
+    seen = Dataset(_order(examples, replayed, steps), changes(network.patch))
     trainer = SupervisedTrainer(
-        device=torch.device("cpu"),
+        device=device,
         max_epochs=-(-steps // EPOCH),
         epoch_length=min(EPOCH, steps),
-        train_data_loader=DataLoader(seen, batch_size=len(seen), num_workers=0),
+        train_data_loader=DataLoader(seen, batch_size=BATCH, num_workers=0),
         network=network,
         optimizer=optimizer,
-        loss_function=_Loss(len(examples)),
-        prepare_batch=lambda batch, device, non_blocking: (batch["image"], batch["label"]),
-        train_handlers=[LrScheduleHandler(schedule, print_lr=False, epoch_level=False)],
+        loss_function=_Loss(),
+        inferer=Autocast(in_hardware()),
+        train_handlers=[LrScheduleHandler(schedule, print_lr=False, epoch_level=False), ClipGradients(network)],
         decollate=False,
     )
+    mean.attach(trainer)
     if steps % EPOCH and steps > EPOCH:  # the last epoch is a shorter one
         trainer.add_event_handler(Events.ITERATION_COMPLETED(once=steps), SupervisedTrainer.terminate)
     if checkpoints is not None:
-        kept = {"network": network, "optimizer": optimizer, "schedule": schedule, "trainer": trainer}
+        kept = {
+            "network": network, "mean": mean.ema_model, "optimizer": optimizer, "schedule": schedule, "trainer": trainer
+        }  # fmt: skip
         newest = sorted(Path(checkpoints).glob("checkpoint_epoch=*.pt"), key=lambda f: f.stat().st_mtime)
         if newest and not _resumed(trainer, kept, newest[-1]):
-            return None
+            return None, mean.ema_model
         CheckpointSaver(str(checkpoints), kept, save_interval=1, n_saved=1).attach(trainer)
-    return trainer
+    return trainer, mean.ema_model
 
 
 def _resumed(trainer: SupervisedTrainer, kept: dict, checkpoint: Path) -> bool:

@@ -60,7 +60,6 @@ class Segmenter(nn.Module):
     organ_names: tuple[str, ...] = ()  # what `organ_maps` shows
     whole_scan: tuple[str, ...] = ()  # features of which every window must know those of all windows, see `shared`
     images: dict[str, str] = {}  # of `maps`, those in the image's intensities -> the map of where they differ from it
-    evidence: tuple[str, ...] = ()  # names in `extras` of further maps (B, 1, X, Y, Z) in 0..1, for what learns on top
     has_ungated: bool = False  # whether `segment` says in `extras` how voxels rank; else its answer ranks them
     second_look: bool = False  # whether `complete` does something
     qualities: tuple[str, ...] = ()  # names that `quality` may have, quickest first: how much time an answer may take
@@ -164,6 +163,12 @@ class Segmenter(nn.Module):
         coarse = F.avg_pool3d(image, 8)
         spread = (F.avg_pool3d(image.square(), 8) - coarse.square()).clamp_min(0).sqrt()
         return torch.cat([coarse, spread], 1)
+
+    def lesion_network(self) -> Segmenter:
+        """A new `LesionNetwork`, for what is to be learned from scans; a method that has none takes the default method's."""
+        network = load().lesion_network()
+        network.look_like(self)
+        return network
 
     def organ_maps(self, features: dict[str, Tensor]) -> Tensor:
         """Features -> (B, 1 + N, X, Y, Z) in 0..1: no organ, and each of `organ_names`; a voxel is what has the most.

@@ -12,18 +12,19 @@ from typing import NamedTuple
 
 import torch
 
-from .adaptation import EMPTY, EVERYWHERE, Adapted, Adapter, Learned
+from .adaptation import EMPTY, EVERYWHERE, Adapted, Learned, Specialist
 from .segmenter import Segmenter, WeightsError, load_state, read_record, save_state
 
 logger = logging.getLogger(__name__)
-FILE = "adapters.pt"
+FILE = "specialists.pt"
 RECORD = str(Path(FILE).with_suffix(".json"))
+METHOD = "specialists"
 LEARNED = tuple(f.name for f in fields(Learned))
 SPEAKS = {EVERYWHERE: "all scans", EMPTY: "scans where the method finds nothing"}
 
 
 def save_version(model: Adapted, folder: Path, *, method: str, **facts: object) -> Path:
-    """Write the adapters of a version and its card; the method's own weights stay where they are, untouched.
+    """Write the specialists of a version and its card; the method's own weights stay where they are, untouched.
 
     Raises:
         FileExistsError: there is a version of this name.
@@ -31,16 +32,15 @@ def save_version(model: Adapted, folder: Path, *, method: str, **facts: object) 
     folder = Path(folder)
     if (folder / FILE).exists():
         raise FileExistsError(f"there is a version {folder.name} already: give the new one another name")
-    about = [{**a, "features": x.head[0].in_features, "embedding": len(x.embedding)}
-             for a, x in zip(model.describe(), model.adapters, strict=True)]  # fmt: skip
+    about = [{**a, "embedding": len(s.embedding)} for a, s in zip(model.describe(), model.specialists, strict=True)]
     record = {
-        "method": "adapters",
+        "method": METHOD,
         "base": {"method": method, "sha256": model.base.weights_sha256},
-        "adapters": about,
+        "specialists": about,
         "created": datetime.now(UTC).isoformat(sep=" ", timespec="milliseconds"),
         **facts,
     }
-    save_state(model.adapters, folder / FILE, record)
+    save_state(model.specialists, folder / FILE, record)
     (folder / "card.md").write_text(card(json.loads((folder / RECORD).read_text()), folder.name))
     return folder
 
@@ -68,7 +68,7 @@ class About(NamedTuple):
     method: str
     base_sha256: str  # of the method's weights
     created: str
-    sha256: str  # of the adapters' file
+    sha256: str  # of the specialists' file
 
 
 def read_about(folder: Path) -> About:
@@ -87,7 +87,7 @@ def _read_about(path: Path, modified: int, size: int) -> About:
     record = json.loads(path.read_text())
     try:
         about = About(record["base"]["method"], record["base"]["sha256"], record["created"], record["sha256"])
-        whole = isinstance(record["adapters"], list) and all(isinstance(said, str) for said in about)
+        whole = isinstance(record["specialists"], list) and all(isinstance(said, str) for said in about)
     except (KeyError, TypeError) as error:
         raise ValueError(f"it lacks {error}") from None
     if not whole:
@@ -96,7 +96,7 @@ def _read_about(path: Path, modified: int, size: int) -> About:
 
 
 def load_version(base: Segmenter, folder: Path) -> Adapted:
-    """A method with the adapters of a version.
+    """A method with the specialists of a version.
 
     Raises:
         WeightsError: the version is damaged, or was learned on other weights of the method.
@@ -106,9 +106,11 @@ def load_version(base: Segmenter, folder: Path) -> Adapted:
         about = read_about(folder)
         if about.base_sha256 != base.weights_sha256:
             raise WeightsError(f"version {name} was learned on other weights of {about.method}: learn again")
-        adapters = torch.nn.ModuleList(
-            Adapter(Learned(**{k: a[k] for k in LEARNED if k in a}), a["features"], torch.zeros(a["embedding"]))
-            for a in read_record(path, "adapters")["adapters"]
+        specialists = torch.nn.ModuleList(
+            Specialist(
+                Learned(**{k: a[k] for k in LEARNED if k in a}), base.lesion_network(), torch.zeros(a["embedding"])
+            )
+            for a in read_record(path, METHOD)["specialists"]
         )
     except WeightsError:
         raise
@@ -116,8 +118,8 @@ def load_version(base: Segmenter, folder: Path) -> Adapted:
         raise WeightsError(
             f"the record of version {name} is damaged ({error}): restore it, or remove its folder"
         ) from error
-    load_state(adapters, path)
-    return Adapted(base, list(adapters), name, about.sha256)
+    load_state(specialists.to(next(base.parameters()).device), path)
+    return Adapted(base, list(specialists), name, about.sha256)
 
 
 def card(record: dict, version: str) -> str:
@@ -125,20 +127,20 @@ def card(record: dict, version: str) -> str:
     lines = [
         f"# Version {version}",
         "",
-        f"Adapters of the method {record['base']['method']} (weights sha256 `{record['base']['sha256']}`), made on "
+        f"Specialists of the method {record['base']['method']} (weights sha256 `{record['base']['sha256']}`), made on "
         f"{record['created']}. File sha256 `{record['sha256']}`. Other prompts are answered as without it.",
         "",
         "| prompt | modality | answers | scans learned from | overlap with each of them when it is left out |",
         "| --- | --- | --- | --- | --- |",
     ]
     learned, held_out = record.get("learned_from", {}), record.get("held_out", {})
-    for a in record["adapters"]:
+    for a in record["specialists"]:
         name = f"{a['prompt']} {a['modality']}"
         names, held = learned.get(name, []), held_out.get(name)
         overlap, speaks = "not measured", SPEAKS[a.get("where", EVERYWHERE)]
         if held:
             before, after = (sum(h[k] for h in held) / len(held) for k in ("before", a.get("where", EVERYWHERE)))
-            overlap = f"{after:.2f} on average; {before:.2f} without the adapter"
+            overlap = f"{after:.2f} on average; {before:.2f} without the specialist"
         cells = (a["prompt"], a["modality"], speaks, ", ".join(names) or "an earlier version", overlap)
         lines.append(f"| {' | '.join(cells)} |")
     refused = record.get("refused", {})

@@ -3,14 +3,19 @@
 import csv
 import json
 
+import annotation_loop
 import pytest
 import simulate_annotation as script
 import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from zerotumor.adaptation import Adapted
+from zerotumor.examples import Example
 from zerotumor.learning import fresh
 from zerotumor.metrics import dice
+from zerotumor.pipeline import segment_scan
+from zerotumor.prompts import parse
 from zerotumor.segmenter import load
 
 cli = CliRunner()
@@ -27,7 +32,7 @@ def run(*arguments):
 def test_the_loop_writes_its_curve(tmp_path):
     result = run(
         "--out", tmp_path, "--phantoms", 4, "--rounds", 2, "--seeds", 1, "--strategies", "first,random",
-        "--replayed", 1, "--seen", 1, "--correct", "clicks", "--clicks", 1,
+        "--replayed", 1, "--steps", 2, "--seen", 1, "--correct", "clicks", "--clicks", 1,
         "--picture", tmp_path / "learned.png",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
@@ -62,25 +67,39 @@ def test_the_loop_writes_its_curve(tmp_path):
 def test_what_is_picked_is_never_measured_on_again():
     model = load()
     prompt, modality, scans = script.pool("phantom-sarcoma", model, [], 4)
-    setting = script.Setting(model, prompt, modality, scans, [], None, 5, 2, check=False)
-    rows, adapter, rest = script.simulate(setting, "first", 0)
-    assert adapter is not None and [r["picked"] for r in rows[1:]] == [s.name for s in scans[:2]]
+    setting = script.Setting(model, prompt, modality, scans, [], None, 5, 2, [1, 2], steps=2, check=False)
+    rows, specialist, rest = script.simulate(setting, "first", 0)
+    assert specialist is not None and [r["picked"] for r in rows[1:]] == [s.name for s in scans[:2]]
     assert rows[1]["dice"] == rows[1]["zero_shot"]  # one scan is too few to learn from
     left = [dice(setting.answer(s, None), s.truth) for s in scans[2:]]
     assert rows[2]["zero_shot"] == pytest.approx(sum(left) / 2)
-    after = [dice(setting.answer(s, adapter), s.truth) for s in scans[2:]]
+    after = [dice(setting.answer(s, specialist), s.truth) for s in scans[2:]]
     assert rows[2]["dice"] == pytest.approx(sum(after) / 2)
 
 
 def test_the_shortcut_answers_as_the_method_does():
-    """Answers come from what the method said once; an adapter that learned nothing must give the same masks."""
+    """Answers come from what was said once: they must be those of the method, and of the method with what it learned."""
     model = load()
     prompt, modality, scans = script.pool("phantom-sarcoma", model, [], 1)
-    setting = script.Setting(model, prompt, modality, scans, [], None, 5, 1)
-    whole = script.segment_scan(model, scans[0].encoded, [prompt]).masks[0] > 0
-    plain = setting.answer(scans[0], None)
-    assert torch.equal(plain, setting.answer(scans[0], fresh(model, prompt, modality)))
-    assert not whole.any() or dice(plain, whole) > 0.99
+    setting = script.Setting(model, prompt, modality, scans, [], None, 5, 1, [])
+    for specialist in (None, fresh(model, prompt, modality).eval()):
+        answering = model if specialist is None else Adapted(model, [specialist])
+        whole = segment_scan(answering, scans[0].encoded, [prompt]).masks[0] > 0
+        short = setting.answer(scans[0], specialist)
+        assert whole.any() and dice(short, whole) > 0.99
+
+
+def test_what_the_same_scans_teach_is_learned_once(monkeypatch):
+    taught = []
+    monkeypatch.setattr(annotation_loop, "learn", lambda *a, **k: taught.append(k["seed"]) or fresh(*a[:3]))
+    prompt = parse("soft tissue sarcoma")[0]
+    setting = script.Setting(load(), prompt, "MR", [], [], None, 5, 1, [2], check=False)
+    some = [Example(torch.zeros(2, 4, 4, 4), torch.ones(4, 4, 4), 4.0, name=name) for name in "ab"]
+    assert setting.learned(some, 0) is setting.learned(some[::-1], 0)
+    setting.learned(some, 1)
+    some[0].truth = some[0].truth / 2  # another label
+    setting.learned(some, 0)
+    assert taught == [0, 1, 0]
 
 
 @pytest.mark.parametrize(

@@ -18,12 +18,13 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.train import TrainTask
 from pydantic import BaseModel, ConfigDict, Field
 
-from zerotumor.adaptation import EVERYWHERE, Adapted, Adapter
+from zerotumor.adaptation import EVERYWHERE, Adapted, Specialist
 from zerotumor.annotated import LESION, Annotation, Checked, checked, kinds
 from zerotumor.annotation import LabelError
 from zerotumor.errors import ScanError
-from zerotumor.held_out import HeldOut, leave_one_out, means, scope
-from zerotumor.learning import FEWEST, STEPS, Example, example, learn, replay
+from zerotumor.examples import REPLAYED, Example, example, replay
+from zerotumor.held_out import HeldOut, leave_out, means, scope
+from zerotumor.learning import FEWEST, STEPS, learn
 from zerotumor.prompts import Prompt, PromptError, parse
 from zerotumor.segmenter import Segmenter
 from zerotumor.transforms import ModalityError
@@ -45,13 +46,13 @@ class TrainOptions(BaseModel):
     prompt: str = Field("", max_length=300)  # only labels of this text, or of these, with ';' between; default: of all
     version: str = Field("", max_length=60)  # name of the new one; default: date and time
     steps: int = Field(STEPS, ge=1, le=5000)
-    replayed: int = Field(8, ge=0, le=200)  # phantoms beside the labels
+    replayed: int = Field(REPLAYED, ge=0, le=200)
     seed: int = Field(0, ge=0, lt=2**31)
     check: bool = True  # use what was learned only where corrected scans say so when they are left out
 
 
 class TrainTumor(TrainTask):
-    """Learns an adapter for every text that labels were saved under. Weights and earlier versions are never overwritten.
+    """Learns a specialist for every text that labels were saved under. Weights and earlier versions are never overwritten.
 
     A run that was stopped goes on where it was when it is started again with the same labels and options.
 
@@ -102,37 +103,37 @@ class TrainTumor(TrainTask):
             why = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
             raise refuse(f"there is no label to learn from: correct a scan and save it{f' ({why})' if why else ''}")
         before = self.engine.latest(method)
-        old = [] if before == STARTER else list(self.engine.model(method, before).adapters)
+        old = [] if before == STARTER else list(self.engine.model(method, before).specialists)
         learned = dict(_facts(self.versions / before).get("learned_from", {})) if old else {}
         held_out = dict(_facts(self.versions / before).get("held_out", {})) if old else {}
-        adapters = {(a.learned.prompt, a.learned.modality): a for a in old}
+        specialists = {(s.learned.prompt, s.learned.modality): s for s in old}
         key = self._key(model, options, groups)
         useless: dict[str, str] = {}
         for n, ((prompt, modality), examples) in enumerate(groups.items()):
             name, names = f"{prompt.text} {modality}", sorted({e.name for e in examples})
-            adapter, held = self._adapter(model, prompt, modality, examples, options, self.runs / key / str(n))
-            # An adapter that was learned from fewer labels goes, too: they are among those that speak against it.
-            for kept in (adapters, learned, held_out):
-                kept.pop((prompt.text, modality) if kept is adapters else name, None)
+            specialist, held = self._specialist(model, prompt, modality, examples, options, self.runs / key / str(n))
+            # What was learned from fewer labels goes, too: they are among those that speak against it.
+            for kept in (specialists, learned, held_out):
+                kept.pop((prompt.text, modality) if kept is specialists else name, None)
             if held:
                 held_out[name] = [asdict(h) for h in held]
-            if adapter is None:
+            if specialist is None:
                 useless[name] = no_help(held)
                 refused |= dict.fromkeys(names, useless[name])
             else:
-                adapters[prompt.text, modality], learned[name] = adapter, names
-        if len(useless) == len(groups) and len(adapters) == len(old):
+                specialists[prompt.text, modality], learned[name] = specialist, names
+        if len(useless) == len(groups) and len(specialists) == len(old):
             shutil.rmtree(self.runs / key, ignore_errors=True)
             why = "; ".join(f"{name}: {reason}" for name, reason in useless.items())
             raise refuse(f"nothing was learned, and no version made: {why}. Send check: false to keep it all the same")
         facts = {"learned_from": learned, "held_out": held_out, "refused": refused, "parent": before,
                  "options": options.model_dump()}  # fmt: skip
-        save_version(Adapted(model, list(adapters.values())), self.versions / version, method=method, **facts)
+        save_version(Adapted(model, list(specialists.values())), self.versions / version, method=method, **facts)
         shutil.rmtree(self.runs / key, ignore_errors=True)
         logger.info(f"learned version {version}")
         return {"version": version, "method": method, **{k: facts[k] for k in ("learned_from", "held_out", "refused")}}
 
-    def _adapter(
+    def _specialist(
         self,
         model: Segmenter,
         prompt: Prompt,
@@ -140,25 +141,25 @@ class TrainTumor(TrainTask):
         examples: list[Example],
         options: TrainOptions,
         checkpoints: Path,
-    ) -> tuple[Adapter | None, list[HeldOut]]:
+    ) -> tuple[Specialist | None, list[HeldOut]]:
         """What is learned of a prompt, or None if it does not help; and how each scan is answered when it is left out."""
         logger.info(f"learning {prompt.text!r} in {modality} from {len(examples)} scans")
-        replayed, held = replay(model, prompt, modality, options.replayed, options.seed), []
+        replayed, held = replay(prompt, modality, options.replayed, options.seed), []
         given, where = {"steps": options.steps, "seed": options.seed}, EVERYWHERE
         if options.check:
-            held = leave_one_out(
+            held = leave_out(
                 model, prompt, modality, examples, replayed, **given,
-                progress=lambda k, total: logger.info(f"left out {k} of {total}"),
+                progress=lambda k, total: logger.info(f"left out part {k} of {total}"),
             )  # fmt: skip
             where = scope(held)
             if where is None:
                 return None, held
-        adapter = learn(
+        specialist = learn(
             model, prompt, modality, examples, replayed, **given, checkpoints=checkpoints,
             progress=lambda k, total: logger.info(f"epoch {k} of {total}"),
         )  # fmt: skip
-        adapter.learned = replace(adapter.learned, where=where)
-        return adapter, held
+        specialist.learned = replace(specialist.learned, where=where)
+        return specialist, held
 
     def _examples(
         self, model: Segmenter, method: str, options: TrainOptions, datastore: Datastore
@@ -190,13 +191,13 @@ class TrainTumor(TrainTask):
         for (prompt, modality), examples in groups.items():
             digest.update(f"{prompt.text} {modality}".encode())
             for one in examples:
-                digest.update(one.features.numpy().tobytes())
+                digest.update(one.image.numpy().tobytes())
                 digest.update(one.truth.numpy().tobytes())
         return digest.hexdigest()[:16]
 
 
 def no_help(held: list[HeldOut]) -> str:
-    """Why an adapter is not kept."""
+    """Why a specialist is not kept."""
     mean = means(held)
     return (
         f"scans that are left out are answered worse by what the others teach (overlap {mean['before']:.2f} without, "

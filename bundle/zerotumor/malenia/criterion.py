@@ -64,6 +64,24 @@ def dice_bce(logits: Tensor, targets: Tensor) -> Tensor:
     return (dice + 0.25 * inside + 0.75 * outside).mean()
 
 
+def any_lesion_loss(logits: Tensor, truth: Tensor) -> Tensor:
+    """Any lesion at all: soft Dice of each patch with a lesion and of the whole batch, and plain cross-entropy.
+
+    One patch's Dice keeps small lesions from drowning beside large ones. In the batch's, patches without a lesion
+    count: whatever is found there is false. Classes are not balanced, so that one half is a threshold that decides.
+
+    Args:
+        logits, truth: (B, 1, x, y, z); truth is the share of each voxel that is lesion.
+    """
+    logits, truth = logits.flatten(1), truth.flatten(1)
+    p = logits.sigmoid()
+    both, either = (p * truth).sum(1), p.sum(1) + truth.sum(1)
+    whole = 1 - (2 * both.sum() + 1) / (either.sum() + 1)
+    sick = truth.sum(1) > 0
+    each = (1 - (2 * both + 1) / (either + 1))[sick].mean() if sick.any() else whole
+    return (whole + each) / 2 + 2 * F.binary_cross_entropy_with_logits(logits, truth)
+
+
 class MaleniaLoss(nn.Module):
     """Weighted sum of the parts; `self.last` holds the parts of the last call, for logging.
 
@@ -139,20 +157,9 @@ class MaleniaLoss(nn.Module):
 
     @staticmethod
     def _prior(logits: Tensor, targets: Targets) -> Tensor:
-        """Any lesion at all: soft Dice of each patch with a lesion and of the whole batch, and plain cross-entropy.
-
-        One patch's Dice keeps small lesions from drowning beside large ones. In the batch's, patches without a lesion
-        count: whatever is found there is false. Classes are not balanced, so that one half is a threshold that decides.
-        """
         shape = logits.shape[2:]
-        truth = torch.stack([cover(m, shape).amax(0) if len(m) else logits.new_zeros(shape) for m in targets.masks])
-        logits, truth = logits[:, 0].flatten(1), truth.flatten(1)
-        p = logits.sigmoid()
-        both, either = (p * truth).sum(1), p.sum(1) + truth.sum(1)
-        whole = 1 - (2 * both.sum() + 1) / (either.sum() + 1)
-        sick = truth.sum(1) > 0
-        each = (1 - (2 * both + 1) / (either + 1))[sick].mean() if sick.any() else whole
-        return (whole + each) / 2 + 2 * F.binary_cross_entropy_with_logits(logits, truth)
+        truth = [cover(m, shape).amax(0) if len(m) else logits.new_zeros(shape) for m in targets.masks]
+        return any_lesion_loss(logits, torch.stack(truth)[:, None])
 
     @staticmethod
     def _location(logits: Tensor, organs: Tensor) -> Tensor:

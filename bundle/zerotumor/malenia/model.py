@@ -7,6 +7,7 @@ image -> backbone -> N tokens through three blocks -> attributes retrieved from 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from ..attention import masks_of
 from ..backbone import ResidualBackbone, coordinates
 from ..contrast import clamped_temperature
+from ..lesion_network import LesionNetwork
 from ..prompts import Prompt
 from ..segmenter import Segmentation, Segmenter
 from ..vocabulary import ORGANS
@@ -59,7 +61,6 @@ class Malenia(Segmenter):
     """
 
     organ_names = tuple(ORGANS)
-    evidence = ("prior",)  # any lesion at all, whatever the words
 
     def __init__(
         self,
@@ -185,8 +186,12 @@ class Malenia(Segmenter):
             logits=torch.logit(probabilities, eps=1e-6) - threshold,
             scores=probabilities.flatten(2).amax(-1),
             attributes=describe(features["values"], scores),
-            extras={"token_scores": scores, "prior": features["prior"].float().sigmoid()},
+            extras={"token_scores": scores},
         )
+
+    def lesion_network(self) -> LesionNetwork:
+        """The backbone and the lesion prior, which reads no words."""
+        return LesionNetwork(deepcopy(self.backbone), deepcopy(self.decoder.prior), like=self)
 
     def place_features(self, image: Tensor) -> Tensor:
         """The backbone's f1, stride 8, for images (B, 2, X, Y, Z)."""

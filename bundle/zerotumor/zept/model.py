@@ -49,7 +49,6 @@ class ZePT(Segmenter):
     """
 
     maps = ("anomaly",)
-    evidence = ("anomaly",)
     has_ungated = True  # counted from no theta
 
     def __init__(
