@@ -70,11 +70,17 @@ def section(facts: dict, picture: str) -> list[str]:
         "",
         f"{facts['scans']} scans, corrected by {facts['correct']}; {facts['method']}, weights "
         f"`{facts['weights_sha256'][:12]}`, zero-shot Dice {start:.2f}; committee: {facts['others'] or 'none'}; "
-        f"{facts['seeds']} seeds. {kept}",
+        f"{facts['seeds']} seeds; learned after {', '.join(map(str, facts['learned_after']))} scans. {kept}",
         "",
         *("| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)),
         "",
         f"![Dice gained against scans corrected]({picture})",
+    ]
+    healthy = facts["healthy"]
+    lines += [
+        "",
+        f"In {healthy['scans']} scans without a lesion, {healthy['before']:.1f} ml are found on average before and "
+        f"{healthy['after']:.1f} ml after the last run.",
     ]
     if lost is not None:
         lines += ["", f"Forgetting, the largest loss of mean Dice on a seen kind of the test phantoms: {lost:.3f}."]

@@ -16,30 +16,40 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "bundle"), str(Path(__file__).resolve().parent)]
 
 import typer
 from annotation_curve import show, summary
-from annotation_loop import SETS, Scan, Setting, pool, simulate
+from annotation_loop import PROMPT, SETS, Scan, Setting, pool, simulate
 from annotation_picture import Learned, draw_examples
 from rich.console import Console
 from rich.progress import Progress
 
 from zerotumor.adaptation import Adapted, Specialist
-from zerotumor.cohorts import SEEN, measured_phantom, measured_phantoms, spread
+from zerotumor.cohorts import SEEN, measured_phantom, measured_phantoms, real_cases, spread
 from zerotumor.examples import REPLAYED, replay
-from zerotumor.learning import STEPS
-from zerotumor.metrics import dice
+from zerotumor.learning import FEWEST, STEPS
+from zerotumor.metrics import dice, milliliters
 from zerotumor.pipeline import encode_scan, segment_scan
-from zerotumor.prompts import parse
+from zerotumor.prompts import Prompt, parse
 from zerotumor.refine import load_refiner
 from zerotumor.segmenter import Segmenter, load
 from zerotumor.selection import STRATEGIES
 from zerotumor.volumes import write_json
 
 console = Console(width=140)
+
+
+def write_rows(rows: list[dict], path: Path) -> None:
+    """All that was simulated so far."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def learned(setting: Setting, scan: Scan, specialist: Specialist | None) -> Learned:
@@ -62,6 +72,20 @@ def forgetting(model: Segmenter, specialists: Sequence[Specialist], count: int) 
         plain, adapted = (segment_scan(m, encoded, prompts).masks[0] > 0 for m in (model, Adapted(model, specialists)))
         change.setdefault(arguments["category"], []).append(dice(plain, truth) - dice(adapted, truth))
     return max((sum(v) / len(v) for v in change.values()), default=None)
+
+
+def healthy_ml(model: Segmenter, specialists: Sequence[Specialist], prompt: Prompt, modality: str) -> dict[str, float]:
+    """What is found in scans without a lesion, mean ml before and after: test phantoms, and real scans if they are here."""
+    asked = [c for c in measured_phantoms() if c[1]["category"] == "healthy" and PROMPT in c[2]]
+    scans = [measured_phantom(seed, arguments)[0] for seed, arguments, _ in asked if arguments["modality"] == modality]
+    real = [c for c in real_cases() if c.modality == modality and c.prompts.get(PROMPT, ("", ""))[1] == "healthy"]
+    scans += [c.read()[0] for c in real]
+    before, after = [], []
+    for scan in scans:
+        encoded, voxel_ml = encode_scan(model, scan, modality=modality), abs(float(scan.affine.det())) / 1000
+        for answering, values in ((model, before), (Adapted(model, specialists), after)):
+            values.append(milliliters(segment_scan(answering, encoded, [prompt]).masks[0] > 0, voxel_ml))
+    return {"scans": len(scans), "before": round(fmean(before), 2), "after": round(fmean(after), 2)}
 
 
 def main(
@@ -110,25 +134,17 @@ def main(
         console.print(f"[red]{len(scans)} scans are here: with {rounds} corrected none would be left to measure on")
         raise typer.Exit(2)
     refiner = load_refiner() if correct == "clicks" else None
+    after, phantoms_beside = learn_after or list(range(FEWEST, rounds + 1)), replay(prompt, modality, replayed)
     setting = Setting(
-        model,
-        prompt,
-        modality,
-        scans,
-        replay(prompt, modality, replayed),
-        refiner,
-        clicks,
-        rounds,
-        learn_after or range(rounds + 1),
-        steps,
-        check,
-    )
+        model, prompt, modality, scans, phantoms_beside, refiner, clicks, rounds, after, steps, check
+    )  # fmt: skip
     rows, specialists = [], []
     with Progress(console=console) as progress:
         runs = [(s, seed) for s in strategies.split(",") for seed in range(seeds)]
         for strategy, seed in progress.track(runs, description=on):
             made, specialist, rest = simulate(setting, strategy, seed)
             rows += made
+            write_rows(rows, out / "curve.csv")
             specialists += [specialist] if specialist else []
             if picture is not None and (strategy, seed) == runs[0]:
                 title = f"{on}: {rounds} scans corrected, picked by {strategy}; none of these was"
@@ -137,13 +153,9 @@ def main(
     facts = {
         "on": on, "method": method, "weights_sha256": model.weights_sha256, "correct": correct, "seeds": seeds,
         "others": others, "checked": check, "scans": len(scans), "forgetting": None if lost is None else round(lost, 4),
+        "learned_after": after, "healthy": healthy_ml(model, specialists[-1:], prompt, modality),
         "strategies": summary(rows, rounds),
     }  # fmt: skip
-    out.mkdir(parents=True, exist_ok=True)
-    with open(out / "curve.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
     write_json(facts, out / "summary.json")
     show(facts, out, page, console)
 

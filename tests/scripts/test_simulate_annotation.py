@@ -46,7 +46,7 @@ def test_the_loop_writes_its_curve(tmp_path):
     assert all(r["dice"] == r["zero_shot"] for r in start) and len({r["dice"] for r in start}) == 1
     found = json.loads((tmp_path / "summary.json").read_text())
     assert set(found["strategies"]) == {"first", "random"} and found["strategies"]["first"]["gain"]["0"][0] == 0
-    assert abs(found["forgetting"]) < 0.02
+    assert abs(found["forgetting"]) < 0.02 and found["healthy"]["scans"] >= 6 and found["learned_after"] == [2]
     assert (tmp_path / "curve.png").stat().st_size > 5000
     with Image.open(tmp_path / "learned.png") as drawn:
         assert drawn.width > 700 and drawn.height > 400  # two scans were never picked
