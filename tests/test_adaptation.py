@@ -10,6 +10,7 @@ from zerotumor.adaptation import (
     NEAR,
     SAME,
     THETA,
+    TOGETHER,
     Adapted,
     Learned,
     Specialist,
@@ -131,6 +132,8 @@ def test_prompts_that_mean_the_same_are_answered_in_one_look(model):
         (-1.0, EMPTY, True),
         (0.05, EMPTY, True),  # below the peak that a lesion must reach
         (1.0, EVERYWHERE, True),
+        (1.0, TOGETHER, True),
+        (-1.0, TOGETHER, True),
         (-1.0, EVERYWHERE, True),
     ],
 )
@@ -145,7 +148,10 @@ def test_in_which_scans_a_specialist_speaks(encoder, peak, where, changed):
     same = [torch.equal(adapted.logits, logits), torch.equal(adapted.scores, answer.scores)]
     assert same == [not changed] * 2
     new = specialist.answer(image[0])
-    assert torch.equal(chosen(model, logits[0, 0], new, where), new if changed else logits[0, 0])
+    both = peak > 0.5 and where == TOGETHER
+    expected = (logits[0, 0] + new) / 2 if both else new if changed else logits[0, 0]
+    assert torch.equal(chosen(model, logits[0, 0], new, where), expected)
+    assert torch.allclose(adapted.logits[0, 0], expected)
 
 
 def test_the_other_modality_stays_as_it_was(model):

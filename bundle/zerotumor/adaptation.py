@@ -21,7 +21,9 @@ from .prompts import Prompt
 from .segmenter import Segmentation, Segmenter
 from .transforms import shows_ct
 
-EVERYWHERE, EMPTY = "everywhere", "empty"
+EVERYWHERE, TOGETHER, EMPTY = "everywhere", "together", "empty"
+"""In which scans a specialist speaks: in all, the method itself being asked no more; in all, and where the method finds
+something, both count (the mean of their logits); or only where the method finds nothing."""
 THETA = 0.3
 """Probability from which a learned network paints: half of the Dice that it can hope for (Lipton et al., ECML PKDD 2014)."""
 BOUND = 6.0
@@ -37,7 +39,7 @@ class Learned:
     prompt: str  # as it was asked
     lesion: str | None  # the concept of the vocabulary, if it is one
     modality: str  # CT or MR
-    where: str = EVERYWHERE  # in which scans it speaks; EMPTY: in those where the method itself finds nothing
+    where: str = EVERYWHERE  # or TOGETHER or EMPTY: in which scans it speaks
 
 
 class Specialist(nn.Module):
@@ -85,7 +87,9 @@ def finds(model: Segmenter, logits: Tensor) -> bool:
 
 def chosen(model: Segmenter, own: Tensor, new: Tensor, where: str = EVERYWHERE) -> Tensor:
     """What is answered of a method's logits and a specialist's, both of any one shape."""
-    return own if where == EMPTY and finds(model, own) else new
+    if where == EVERYWHERE or not finds(model, own):
+        return new
+    return own if where == EMPTY else (own.clamp(-BOUND, BOUND) + new) / 2
 
 
 class Adapted(Segmenter):
@@ -155,12 +159,12 @@ class Adapted(Segmenter):
                 k, share = self.best(prompt, modality)
                 if k is None:
                     continue
-                where = self.specialists[k].learned.where
-                if where == EMPTY and finds(self, logits[b, p]):
+                own, where = logits[b, p], self.specialists[k].learned.where
+                if where == EMPTY and finds(self, own):
                     continue
                 if k not in said:
                     said[k] = self.specialists[k].answer(image[b]).to(logits.device)
-                mixed = share * said[k] + (1 - share) * logits[b, p].clamp(-BOUND, BOUND)
+                mixed = share * chosen(self, own, said[k], where) + (1 - share) * own.clamp(-BOUND, BOUND)
                 logits[b, p], ungated[b, p] = mixed, mixed.sigmoid()
                 scores[b, p] = (mixed.amax() + threshold).sigmoid()  # a score counts from theta, a logit from zero
         return Segmentation(logits, scores, answer.attributes, {**answer.extras, "ungated": ungated})

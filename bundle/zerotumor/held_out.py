@@ -6,8 +6,8 @@ Answers are compared by the soft Dice of their probabilities: from so few scans,
 altogether different.
 
 Scans are picked for correction because the method fails on them, so they say little of those that it gets right. Where it
-finds something by itself, its answer therefore stays, unless the corrected scans say that what was learned is better
-there, too.
+finds something by itself, its answer therefore stays, or counts by half, unless the corrected scans say that what was
+learned is better there, too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from statistics import fmean, stdev
 
 from torch import Tensor
 
-from .adaptation import BOUND, EMPTY, EVERYWHERE, chosen
+from .adaptation import BOUND, EMPTY, EVERYWHERE, TOGETHER, chosen
 from .examples import Example
 from .learning import STEPS, fit
 from .prompts import Prompt
@@ -31,6 +31,7 @@ MOST = 0.05
 
 ENOUGH = 4
 """Scans that it takes to show that an answer is better in any case: what two or three have in common may be chance."""
+WHERE = (EMPTY, TOGETHER, EVERYWHERE)
 PARTS = 3
 """Parts that scans are dealt into, each left out once, or as many as there are scans."""
 
@@ -42,6 +43,7 @@ class HeldOut:
     name: str
     before: float  # by the method
     empty: float  # by a network that has learned from other scans, if the method finds nothing; else by the method
+    together: float  # the same, but if the method finds something, by both
     everywhere: float  # by the network in any case
 
 
@@ -77,7 +79,7 @@ def leave_out(
         for n in range(k, len(examples), parts):
             one = examples[n]
             new = specialist.answer(one.image.float())
-            answers = (one.said, *(chosen(model, one.said, new, where) for where in (EMPTY, EVERYWHERE)))
+            answers = (one.said, *(chosen(model, one.said, new, where) for where in WHERE))
             held[n] = HeldOut(one.name, *(soft_dice(logits, one.truth) for logits in answers))
         if progress is not None:
             progress(k + 1, parts)
@@ -85,21 +87,24 @@ def leave_out(
 
 
 def means(held: Sequence[HeldOut]) -> dict[str, float]:
-    """Mean soft Dice: before, empty, everywhere."""
-    return {k: sum(getattr(h, k) for h in held) / len(held) for k in ("before", EMPTY, EVERYWHERE)}
+    """Mean soft Dice: before, empty, together, everywhere."""
+    return {k: sum(getattr(h, k) for h in held) / len(held) for k in ("before", *WHERE)}
 
 
 def scope(held: Sequence[HeldOut]) -> str | None:
     """In which scans a specialist is to speak: `Learned.where`, or None where it does harm.
 
-    EVERYWHERE has to be shown to be better, by ENOUGH scans and more than one standard error. EMPTY is the rule, and has
-    only to do no harm: none of the corrected scans may be one where the method finds nothing.
+    EVERYWHERE has to be shown to be better, by ENOUGH scans and more than one standard error; TOGETHER, on the mean. EMPTY
+    has only to do no harm: none of the corrected scans may be one where the method finds nothing.
     """
-    if len(held) >= ENOUGH and all(
-        _surely([h.everywhere - getattr(h, than) for h in held]) for than in ("before", EMPTY)
-    ):
-        return EVERYWHERE
     mean = means(held)
+    shown = len(held) >= ENOUGH and all(
+        _surely([h.everywhere - getattr(h, than) for h in held]) for than in ("before", EMPTY)
+    )
+    if shown and mean[EVERYWHERE] >= mean[TOGETHER] + LEAST:
+        return EVERYWHERE
+    if mean[TOGETHER] >= max(mean["before"], mean[EMPTY]) + LEAST:
+        return TOGETHER
     return EMPTY if mean[EMPTY] > mean["before"] - MOST else None
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from .adaptation import EMPTY, EVERYWHERE, Adapted, Learned, Specialist
+from .adaptation import EMPTY, EVERYWHERE, TOGETHER, Adapted, Learned, Specialist
 from .segmenter import Segmenter, WeightsError, load_state, read_record, save_state
 
 logger = logging.getLogger(__name__)
@@ -20,7 +20,11 @@ FILE = "specialists.pt"
 RECORD = str(Path(FILE).with_suffix(".json"))
 METHOD = "specialists"
 LEARNED = tuple(f.name for f in fields(Learned))
-SPEAKS = {EVERYWHERE: "all scans", EMPTY: "scans where the method finds nothing"}
+SPEAKS = {
+    EVERYWHERE: "all scans",
+    TOGETHER: "all scans, together with the method where it finds something",
+    EMPTY: "scans where the method finds nothing",
+}
 
 
 def save_version(model: Adapted, folder: Path, *, method: str, **facts: object) -> Path:
