@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from monai.data import MetaTensor
+from monai.transforms import RandFlipd
 
 from zerotumor import held_out, learning
 from zerotumor.adaptation import EMPTY, EVERYWHERE, THETA, TOGETHER, chosen
@@ -174,6 +175,15 @@ def test_a_patch_shows_image_and_lesion_at_one_place():
     sizes = [s for s in shares if s > 0.5]
     assert len(sizes) > 5 and max(sizes) / min(sizes) > 1.5, "voxels of many sizes"
     assert VOXEL_MM[0] < 4 < VOXEL_MM[1]
+
+
+@pytest.mark.parametrize("text, mirrored", [("kidney tumor", True), ("left kidney tumor", False)])
+def test_a_prompt_that_names_a_side_is_not_learned_from_mirrored_scans(model, monkeypatch, text, mirrored):
+    made = []
+    monkeypatch.setattr(learning, "changes", lambda *a: made.append(changes(*a)) or made[-1])
+    learn(model, parse(text, encoder=model.encoder)[0], "CT", examples(2), steps=1)
+    axes = {t.flipper.spatial_axis for t in made[0].transforms if isinstance(t, RandFlipd)}
+    assert axes == ({0, 1, 2} if mirrored else {1, 2})
 
 
 def test_outside_of_a_scan_is_air():

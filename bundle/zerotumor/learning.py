@@ -34,6 +34,7 @@ from .precision import Autocast, in_hardware
 from .prompts import Prompt
 from .segmenter import Segmenter
 from .training import ClipGradients, RandAppearance
+from .uncertainty import mirror_axes
 
 logger = logging.getLogger(__name__)
 STEPS, EPOCH = 120, 20
@@ -47,6 +48,8 @@ VOXEL_MM = (2.2, 5.2)
 """Voxels that patches are drawn with: scans are looked at on several grids, and bodies differ in size."""
 ON_LESION = 0.7
 """Share of the patches of a scan that are drawn around a voxel of its lesion."""
+MIRRORED = (0.5, 0.3, 0.5)
+"""How often a patch is mirrored along x, y and z; never left to right where the prompt names a side."""
 TURN, TILT, STRETCH = 0.35, 0.15, 0.1
 """Radians about the body's long axis and across it, and share of an axis's length, that patches are changed by at most."""
 
@@ -82,26 +85,20 @@ class RandPatch(Randomizable, Transform):
         return {"image": patch[:2], "label": (patch[2:] > 0.5).float()}
 
 
-def changes(edge: int) -> Compose:
-    """Example -> image (2, edge, edge, edge) and label (1, ...), different each time."""
+def changes(edge: int, axes: Sequence[int] = (0, 1, 2)) -> Compose:
+    """Example -> image (2, edge, edge, edge) and label (1, ...), different each time; mirrored along some of the axes."""
     keys = ("image", "label")
     return Compose(
         [
             RandPatch(edge),
-            *(RandFlipd(keys, prob, axis) for axis, prob in enumerate((0.5, 0.3, 0.5))),
+            *(RandFlipd(keys, MIRRORED[axis], axis) for axis in axes),
             # A box is kept: where a scan was cut off must not tell where its lesion lies.
             RandCoarseDropoutd(
-                keys,
-                holes=1,
-                spatial_size=edge // 3,
-                max_spatial_size=edge,
-                dropout_holes=False,
-                fill_value=0,
-                prob=0.5,
+                keys, holes=1, spatial_size=edge // 3, max_spatial_size=edge, dropout_holes=False, fill_value=0, prob=0.5
             ),
             RandAppearance(),
         ]
-    )
+    )  # fmt: skip
 
 
 def learn(
@@ -155,7 +152,8 @@ def fit(
         while trainer is None:  # again without a checkpoint that is damaged, which may have been loaded in part
             torch.manual_seed(seed)
             specialist = fresh(model, prompt, modality)
-            trainer, mean = _trainer(specialist.network, examples, replayed, steps, learning_rate, checkpoints)
+            seen = Dataset(_order(examples, replayed, steps), changes(model.patch, mirror_axes([prompt])))
+            trainer, mean = _trainer(specialist.network, seen, steps, learning_rate, checkpoints)
         torch.manual_seed(seed + 1000 * trainer.state.epoch)  # what goes on sees other patches than it began with
         if progress is not None:
             trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda e: progress(e.state.epoch, e.state.max_epochs))
@@ -194,8 +192,7 @@ def _shuffled(some: Sequence[Example], count: int) -> list[Example]:
 
 def _trainer(
     network: LesionNetwork,
-    examples: Sequence[Example],
-    replayed: Sequence[Example],
+    seen: Dataset,
     steps: int,
     learning_rate: float,
     checkpoints: Path | None,
@@ -205,7 +202,6 @@ def _trainer(
     optimizer = torch.optim.AdamW(network.parameters(), learning_rate, weight_decay=1e-4)
     schedule = WarmupCosineSchedule(optimizer, warmup_steps=steps // 6, t_total=steps)
     mean = EMAHandler(network, momentum=0.02)
-    seen = Dataset(_order(examples, replayed, steps), changes(network.patch))
     trainer = SupervisedTrainer(
         device=device,
         max_epochs=-(-steps // EPOCH),
