@@ -25,6 +25,7 @@ def summary(rows: list[dict], rounds: int) -> dict[str, dict]:
                 for k, some in of.items()
             },
             "clicks": sum(r["clicks"] for r in of[rounds]) / len(of[rounds]),
+            "runs": len(of[rounds]),
         }
     return out
 
@@ -48,9 +49,11 @@ def draw(results: dict[str, dict], title: str, path: Path) -> None:
 def table_of(facts: dict) -> list[list[str]]:
     """Header and rows: the gain after each number of scans."""
     results = facts["strategies"]
-    header = ["strategy", *(f"{k} scans" for k in next(iter(results.values()))["gain"]), "clicks"]
-    rows = [[name, *(f"{v[0]:+.2f} [{v[1]:+.2f}, {v[2]:+.2f}]" for v in r["gain"].values()), f"{r['clicks']:.0f}"]
-            for name, r in results.items()]  # fmt: skip
+    header = ["strategy", *(f"{k} scans" for k in next(iter(results.values()))["gain"]), "clicks", "runs"]
+    rows = []
+    for name, r in results.items():
+        gains = (f"{v[0]:+.2f} [{v[1]:+.2f}, {v[2]:+.2f}]" for v in r["gain"].values())
+        rows.append([name, *gains, f"{r['clicks']:.0f}", str(r["runs"])])
     return [header, *rows]
 
 
@@ -70,7 +73,7 @@ def section(facts: dict, picture: str) -> list[str]:
         "",
         f"{facts['scans']} scans, corrected by {facts['correct']}; {facts['method']}, weights "
         f"`{facts['weights_sha256'][:12]}`, zero-shot Dice {start:.2f}; committee: {facts['others'] or 'none'}; "
-        f"{facts['seeds']} seeds; learned after {', '.join(map(str, facts['learned_after']))} scans. {kept}",
+        f"learned after {', '.join(map(str, facts['learned_after']))} scans. {kept}",
         "",
         *("| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)),
         "",

@@ -5,6 +5,9 @@ python scripts/simulate_annotation.py --on sarcoma-mr --out out/sarcoma-mr
 Writes curve.csv (a row for every strategy, seed and round), summary.json and curve.png: Dice on the scans that nobody has
 corrected yet, against scans corrected. --page puts them into a page, too (of an earlier run with --redraw).
 
+A run that was stopped goes on when it is started again, and strategies and seeds may be added later: what curve.csv holds is
+kept. Give another set, method or way of learning another folder.
+
 Sets: sarcoma-ct and sarcoma-mr (real, $ZEROTUMOR_DATA; learned from and tested on different patients), phantom-sarcoma.
 `--correct truth` takes the true mask, `--correct clicks` what a number of simulated clicks make of the proposal.
 """
@@ -50,6 +53,15 @@ def write_rows(rows: list[dict], path: Path) -> None:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
+
+
+def read_rows(path: Path) -> list[dict]:
+    """What was simulated before, if anything; only whole runs."""
+    if not path.is_file():
+        return []
+    kinds = {"seed": int, "scans": int, "clicks": int, "dice": float, "zero_shot": float, "refused": int}
+    with open(path, newline="") as file:
+        return [{k: kinds.get(k, str)(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
 
 def learned(setting: Setting, scan: Scan, specialist: Specialist | None) -> Learned:
@@ -138,9 +150,12 @@ def main(
     setting = Setting(
         model, prompt, modality, scans, phantoms_beside, refiner, clicks, rounds, after, steps, check
     )  # fmt: skip
-    rows, specialists = [], []
+    rows, specialists = read_rows(out / "curve.csv"), []
+    known = {(row["strategy"], row["seed"]) for row in rows}
     with Progress(console=console) as progress:
-        runs = [(s, seed) for s in strategies.split(",") for seed in range(seeds)]
+        asked = [(s, seed) for s in strategies.split(",") for seed in range(seeds)]
+        runs = [run for run in asked if run not in known] or asked[-1:]  # one at least, to measure what it forgets
+        rows = [row for row in rows if (row["strategy"], row["seed"]) not in runs]
         for strategy, seed in progress.track(runs, description=on):
             made, specialist, rest = simulate(setting, strategy, seed)
             rows += made
@@ -151,7 +166,7 @@ def main(
                 draw_examples([learned(setting, scan, specialist) for scan in rest], modality, title, picture)
     lost = forgetting(model, specialists[-1:], seen)
     facts = {
-        "on": on, "method": method, "weights_sha256": model.weights_sha256, "correct": correct, "seeds": seeds,
+        "on": on, "method": method, "weights_sha256": model.weights_sha256, "correct": correct,
         "others": others, "checked": check, "scans": len(scans), "forgetting": None if lost is None else round(lost, 4),
         "learned_after": after, "healthy": healthy_ml(model, specialists[-1:], prompt, modality),
         "strategies": summary(rows, rounds),
