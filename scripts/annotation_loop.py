@@ -9,7 +9,7 @@ import torch
 from evaluate_clicks import clicked
 from torch import Tensor
 
-from zerotumor.adaptation import EVERYWHERE, Specialist, chosen
+from zerotumor.adaptation import TOGETHER, Specialist, chosen
 from zerotumor.annotation import LabelError, check_label
 from zerotumor.cohorts import measured_phantom, real_cases
 from zerotumor.edges import along_edges
@@ -112,7 +112,7 @@ class Setting:
 
     def _learned(self, examples: Sequence[Example], seed: int) -> Specialist | None:
         given = (self.model, self.prompt, self.modality, examples, self.replayed)
-        where = scope(leave_out(*given, seed=seed, steps=self.steps)) if self.check else EVERYWHERE
+        where = scope(leave_out(*given, seed=seed, steps=self.steps)) if self.check else TOGETHER
         if where is None:
             return None
         specialist = learn(*given, seed=seed, steps=self.steps)

@@ -7,7 +7,7 @@ from monai.data import MetaTensor
 from monai.transforms import RandFlipd
 
 from zerotumor import held_out, learning
-from zerotumor.adaptation import EMPTY, EVERYWHERE, THETA, TOGETHER, chosen
+from zerotumor.adaptation import EMPTY, THETA, TOGETHER, chosen
 from zerotumor.annotation import LabelError
 from zerotumor.examples import REPLAY_SEED, Example, example, method_logits, replay
 from zerotumor.held_out import PARTS, HeldOut, leave_out, means, scope, soft_dice
@@ -57,7 +57,7 @@ def test_it_learns_what_two_scans_show_and_a_third_has_it_too(model, sarcoma, ta
     unseen = examples(5)[-1]
     assert dice_of(fresh(model, sarcoma, "CT"), unseen) < 0.3
     assert dice_of(taught, unseen) > 0.8
-    assert taught.learned.prompt == "soft tissue sarcoma" and taught.learned.where == EVERYWHERE
+    assert taught.learned.prompt == "soft tissue sarcoma" and taught.learned.where == TOGETHER
 
 
 def test_the_method_itself_learns_nothing(model, sarcoma):
@@ -224,23 +224,19 @@ def test_what_all_share_helps_those_that_are_left_out(model, sarcoma, count, mon
     for k, (names, _) in enumerate(trained):
         assert names == [f"scan{n}" for n in range(count) if n % parts != k]
     assert scope(held) == EMPTY  # the method found nothing in any of them
-    assert all(h.everywhere == h.together == h.empty > 2 * h.before for h in held)
+    assert all(h.together == h.empty > 2 * h.before for h in held)
 
 
 @pytest.mark.parametrize(
     "overlaps, expected",
     [
-        ([(0.1, 0.4, 0.4, 0.4), (0.5, 0.5, 0.6, 0.7)] * 2, EVERYWHERE),  # better in both kinds of scans
-        ([(0.1, 0.4, 0.4, 0.4), (0.5, 0.5, 0.7, 0.7)] * 2, TOGETHER),  # both are as good, and safer
-        ([(0.1, 0.4, 0.4, 0.4), (0.5, 0.5, 0.6, 0.7), (0.5, 0.5, 0.6, 0.7)], TOGETHER),  # too few to believe it
-        ([(0.1, 0.4, 0.4, 0.4), (0.5, 0.5, 0.5, 0.7), (0.5, 0.5, 0.5, 0.7)], EMPTY),  # and no better with the method
-        ([(0.5, 0.5, 0.5, 0.9), (0.5, 0.5, 0.5, 0.3)] * 2, EMPTY),  # better on the mean, and for half of them only
-        ([(0.1, 0.4, 0.4, 0.4), (0.5, 0.5, 0.4, 0.3)] * 2, EMPTY),  # better where nothing is found, worse elsewhere
-        ([(0.1, 0.4, 0.4, 0.4), (0.1, 0.4, 0.4, 0.4)] * 2, EMPTY),  # nothing is known of scans where something is found
-        ([(0.5, 0.5, 0.4, 0.3), (0.5, 0.5, 0.4, 0.3)] * 2, EMPTY),  # and nothing of those where nothing is
-        ([(0.3, 0.27, 0.27, 0.27), (0.5, 0.5, 0.5, 0.5)], EMPTY),  # nothing can get much worse there
-        ([(0.3, 0.1, 0.1, 0.1), (0.5, 0.5, 0.5, 0.5)], None),
-        ([(0.3, 0.1, 0.1, 0.1), (0.5, 0.5, 0.75, 0.8)], TOGETHER),  # what is lost in one scan is gained in another
+        ([(0.1, 0.4, 0.4), (0.5, 0.5, 0.6)], TOGETHER),  # better in both kinds of scans
+        ([(0.1, 0.4, 0.4), (0.5, 0.5, 0.4)], EMPTY),  # better where nothing is found, worse where something is
+        ([(0.1, 0.4, 0.4), (0.1, 0.4, 0.4)], EMPTY),  # nothing is known of scans where something is found
+        ([(0.5, 0.5, 0.3), (0.5, 0.5, 0.3)], EMPTY),  # and nothing of those where nothing is
+        ([(0.3, 0.27, 0.27), (0.5, 0.5, 0.5)], EMPTY),  # nothing can get much worse there
+        ([(0.3, 0.1, 0.1), (0.5, 0.5, 0.5)], None),
+        ([(0.3, 0.1, 0.1), (0.5, 0.5, 0.75)], TOGETHER),  # what is lost in one scan is gained in another
     ],
 )
 def test_where_a_specialist_is_to_speak(overlaps, expected):

@@ -21,9 +21,9 @@ from .prompts import Prompt
 from .segmenter import Segmentation, Segmenter
 from .transforms import shows_ct
 
-EVERYWHERE, TOGETHER, EMPTY = "everywhere", "together", "empty"
-"""In which scans a specialist speaks: in all, the method itself being asked no more; in all, and where the method finds
-something, both count (the mean of their logits); or only where the method finds nothing."""
+TOGETHER, EMPTY = "together", "empty"
+"""In which scans a specialist speaks: in all, and in those where the method itself finds something, both count (the mean of
+their logits); or only in those where it finds nothing."""
 THETA = 0.3
 """Probability from which a learned network paints: half of the Dice that it can hope for (Lipton et al., ECML PKDD 2014)."""
 BOUND = 6.0
@@ -39,7 +39,7 @@ class Learned:
     prompt: str  # as it was asked
     lesion: str | None  # the concept of the vocabulary, if it is one
     modality: str  # CT or MR
-    where: str = EVERYWHERE  # or TOGETHER or EMPTY: in which scans it speaks
+    where: str = TOGETHER  # or EMPTY: in which scans it speaks
 
 
 class Specialist(nn.Module):
@@ -85,9 +85,12 @@ def finds(model: Segmenter, logits: Tensor) -> bool:
     return bool(logits.amax() >= peak - theta)
 
 
-def chosen(model: Segmenter, own: Tensor, new: Tensor, where: str = EVERYWHERE) -> Tensor:
-    """What is answered of a method's logits and a specialist's, both of any one shape."""
-    if where == EVERYWHERE or not finds(model, own):
+def chosen(model: Segmenter, own: Tensor, new: Tensor, where: str = TOGETHER) -> Tensor:
+    """What is answered of a method's logits and a specialist's, both of any one shape.
+
+    A method that finds something in a scan is mostly right, and those that are corrected are mostly others.
+    """
+    if not finds(model, own):
         return new
     return own if where == EMPTY else (own.clamp(-BOUND, BOUND) + new) / 2
 

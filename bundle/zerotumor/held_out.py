@@ -6,19 +6,17 @@ Answers are compared by the soft Dice of their probabilities: from so few scans,
 altogether different.
 
 Scans are picked for correction because the method fails on them, so they say little of those that it gets right. Where it
-finds something by itself, its answer therefore stays, or counts by half, unless the corrected scans say that what was
-learned is better there, too.
+finds something by itself, its answer therefore counts by half, or stays as it is if scans do not say that this is better.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
 
 from torch import Tensor
 
-from .adaptation import BOUND, EMPTY, EVERYWHERE, TOGETHER, chosen
+from .adaptation import BOUND, EMPTY, TOGETHER, chosen
 from .examples import Example
 from .learning import STEPS, fit
 from .prompts import Prompt
@@ -28,10 +26,7 @@ LEAST = 0.005
 """Soft Dice that must be added; less is noise."""
 MOST = 0.05
 """Soft Dice that may be lost in scans where the method finds nothing: there its mask is empty, and cannot get worse."""
-
-ENOUGH = 4
-"""Scans that it takes to show that an answer is better in any case: what two or three have in common may be chance."""
-WHERE = (EMPTY, TOGETHER, EVERYWHERE)
+WHERE = (EMPTY, TOGETHER)
 PARTS = 3
 """Parts that scans are dealt into, each left out once, or as many as there are scans."""
 
@@ -44,7 +39,6 @@ class HeldOut:
     before: float  # by the method
     empty: float  # by a network that has learned from other scans, if the method finds nothing; else by the method
     together: float  # the same, but if the method finds something, by both
-    everywhere: float  # by the network in any case
 
 
 def soft_dice(logits: Tensor, truth: Tensor) -> float:
@@ -87,27 +81,17 @@ def leave_out(
 
 
 def means(held: Sequence[HeldOut]) -> dict[str, float]:
-    """Mean soft Dice: before, empty, together, everywhere."""
+    """Mean soft Dice: before, empty, together."""
     return {k: sum(getattr(h, k) for h in held) / len(held) for k in ("before", *WHERE)}
 
 
 def scope(held: Sequence[HeldOut]) -> str | None:
     """In which scans a specialist is to speak: `Learned.where`, or None where it does harm.
 
-    EVERYWHERE has to be shown to be better, by ENOUGH scans and more than one standard error; TOGETHER, on the mean. EMPTY
-    has only to do no harm: none of the corrected scans may be one where the method finds nothing.
+    TOGETHER has to be better on the mean. EMPTY has only to do no harm: none of the corrected scans may be one where the
+    method finds nothing.
     """
     mean = means(held)
-    shown = len(held) >= ENOUGH and all(
-        _surely([h.everywhere - getattr(h, than) for h in held]) for than in ("before", EMPTY)
-    )
-    if shown and mean[EVERYWHERE] >= mean[TOGETHER] + LEAST:
-        return EVERYWHERE
     if mean[TOGETHER] >= max(mean["before"], mean[EMPTY]) + LEAST:
         return TOGETHER
     return EMPTY if mean[EMPTY] > mean["before"] - MOST else None
-
-
-def _surely(gains: Sequence[float]) -> bool:
-    """Whether the mean is LEAST or more, and above its standard error (as in Breiman et al., CART, 1984)."""
-    return fmean(gains) >= max(LEAST, stdev(gains) / len(gains) ** 0.5)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from .adaptation import EMPTY, EVERYWHERE, TOGETHER, Adapted, Learned, Specialist
+from .adaptation import EMPTY, TOGETHER, Adapted, Learned, Specialist
 from .segmenter import Segmenter, WeightsError, load_state, read_record, save_state
 
 logger = logging.getLogger(__name__)
@@ -21,7 +21,6 @@ RECORD = str(Path(FILE).with_suffix(".json"))
 METHOD = "specialists"
 LEARNED = tuple(f.name for f in fields(Learned))
 SPEAKS = {
-    EVERYWHERE: "all scans",
     TOGETHER: "all scans, together with the method where it finds something",
     EMPTY: "scans where the method finds nothing",
 }
@@ -141,9 +140,9 @@ def card(record: dict, version: str) -> str:
     for a in record["specialists"]:
         name = f"{a['prompt']} {a['modality']}"
         names, held = learned.get(name, []), held_out.get(name)
-        overlap, speaks = "not measured", SPEAKS[a.get("where", EVERYWHERE)]
+        overlap, speaks = "not measured", SPEAKS[a.get("where", TOGETHER)]
         if held:
-            before, after = (sum(h[k] for h in held) / len(held) for k in ("before", a.get("where", EVERYWHERE)))
+            before, after = (sum(h[k] for h in held) / len(held) for k in ("before", a.get("where", TOGETHER)))
             overlap = f"{after:.2f} on average; {before:.2f} without the specialist"
         cells = (a["prompt"], a["modality"], speaks, ", ".join(names) or "an earlier version", overlap)
         lines.append(f"| {' | '.join(cells)} |")

@@ -102,7 +102,7 @@ def test_two_labels_make_a_version_and_the_weights_stay(task, store, weights, tm
         "version": "one", "method": METHOD, "learned_from": {"liver tumor CT": ["a", "b"]}, "refused": {}
     }  # fmt: skip
     assert [h["name"] for h in held] == ["a", "b"] and all(
-        set(h) == {"name", "before", "empty", "together", "everywhere"} for h in held
+        set(h) == {"name", "before", "empty", "together"} for h in held
     )
     assert contents(weights) == before
     base, adapted = task.engine.model(METHOD, STARTER), task.engine.model(METHOD, LATEST)
@@ -122,7 +122,7 @@ def test_two_labels_make_a_version_and_the_weights_stay(task, store, weights, tm
 
 
 def test_what_does_not_help_scans_that_are_left_out_is_no_version(task, store, tmp_path, monkeypatch):
-    worse = [HeldOut("a", 0.5, 0.3, 0.3, 0.3), HeldOut("b", 0.5, 0.52, 0.52, 0.52)]
+    worse = [HeldOut("a", 0.5, 0.3, 0.3), HeldOut("b", 0.5, 0.52, 0.52)]
     monkeypatch.setattr(trainer, "leave_out", lambda *_, **__: worse)
     for image in "ab":
         annotate(store, tmp_path, image, prompt="liver tumor")

@@ -18,7 +18,7 @@ from monailabel.interfaces.datastore import Datastore, DefaultLabelTag
 from monailabel.interfaces.tasks.train import TrainTask
 from pydantic import BaseModel, ConfigDict, Field
 
-from zerotumor.adaptation import EVERYWHERE, Adapted, Specialist
+from zerotumor.adaptation import TOGETHER, Adapted, Specialist
 from zerotumor.annotated import LESION, Annotation, Checked, checked, kinds
 from zerotumor.annotation import LabelError
 from zerotumor.errors import ScanError
@@ -145,7 +145,7 @@ class TrainTumor(TrainTask):
         """What is learned of a prompt, or None if it does not help; and how each scan is answered when it is left out."""
         logger.info(f"learning {prompt.text!r} in {modality} from {len(examples)} scans")
         replayed, held = replay(prompt, modality, options.replayed, options.seed), []
-        given, where = {"steps": options.steps, "seed": options.seed}, EVERYWHERE
+        given, where = {"steps": options.steps, "seed": options.seed}, TOGETHER
         if options.check:
             held = leave_out(
                 model, prompt, modality, examples, replayed, **given,
@@ -201,7 +201,7 @@ def no_help(held: list[HeldOut]) -> str:
     mean = means(held)
     return (
         f"scans that are left out are answered worse by what the others teach (overlap {mean['before']:.2f} without, "
-        f"{mean[EVERYWHERE]:.2f} with it), so it is not used: correct more scans"
+        f"{mean[TOGETHER]:.2f} with it), so it is not used: correct more scans"
     )
 
 
