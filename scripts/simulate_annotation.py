@@ -41,18 +41,22 @@ from zerotumor.prompts import Prompt, parse
 from zerotumor.refine import load_refiner
 from zerotumor.segmenter import Segmenter, load
 from zerotumor.selection import STRATEGIES
-from zerotumor.volumes import write_json
+from zerotumor.volumes import write_atomically, write_json
 
 console = Console(width=140)
 
 
 def write_rows(rows: list[dict], path: Path) -> None:
     """All that was simulated so far."""
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    write_atomically(path, write)
 
 
 def read_rows(path: Path) -> list[dict]:
@@ -70,6 +74,27 @@ def learned(setting: Setting, scan: Scan, specialist: Specialist | None) -> Lear
     return Learned(
         scan.name, own[0], own.affine, scan.truth, setting.answer(scan, None), setting.answer(scan, specialist)
     )
+
+
+def run_all(
+    setting: Setting, on: str, asked: Sequence[tuple[str, int]], curve: Path, picture: Path | None
+) -> tuple[list[dict], list[Specialist]]:
+    """The strategies and seeds that the curve lacks: all rows, and what the new runs learned. The first is drawn."""
+    rows, specialists = read_rows(curve), []
+    known = {(row["strategy"], row["seed"]) for row in rows}
+    runs = [run for run in asked if run not in known] or asked[-1:]  # one at least, to measure what it forgets
+    rows = [row for row in rows if (row["strategy"], row["seed"]) not in runs]
+    with Progress(console=console) as progress:
+        for strategy, seed in progress.track(runs, description=on):
+            made, specialist, rest = simulate(setting, strategy, seed)
+            rows += made
+            write_rows(rows, curve)
+            specialists += [specialist] if specialist else []
+            if picture is not None and (strategy, seed) == runs[0]:
+                title = f"{on}: {setting.rounds} scans corrected, picked by {strategy}; none of these was"
+                some = [learned(setting, scan, specialist) for scan in rest]
+                draw_examples(some, setting.modality, title, picture)
+    return rows, specialists
 
 
 def forgetting(model: Segmenter, specialists: Sequence[Specialist], count: int) -> float | None:
@@ -150,20 +175,8 @@ def main(
     setting = Setting(
         model, prompt, modality, scans, phantoms_beside, refiner, clicks, rounds, after, steps, check
     )  # fmt: skip
-    rows, specialists = read_rows(out / "curve.csv"), []
-    known = {(row["strategy"], row["seed"]) for row in rows}
-    with Progress(console=console) as progress:
-        asked = [(s, seed) for s in strategies.split(",") for seed in range(seeds)]
-        runs = [run for run in asked if run not in known] or asked[-1:]  # one at least, to measure what it forgets
-        rows = [row for row in rows if (row["strategy"], row["seed"]) not in runs]
-        for strategy, seed in progress.track(runs, description=on):
-            made, specialist, rest = simulate(setting, strategy, seed)
-            rows += made
-            write_rows(rows, out / "curve.csv")
-            specialists += [specialist] if specialist else []
-            if picture is not None and (strategy, seed) == runs[0]:
-                title = f"{on}: {rounds} scans corrected, picked by {strategy}; none of these was"
-                draw_examples([learned(setting, scan, specialist) for scan in rest], modality, title, picture)
+    asked = [(s, seed) for s in strategies.split(",") for seed in range(seeds)]
+    rows, specialists = run_all(setting, on, asked, out / "curve.csv", picture)
     lost = forgetting(model, specialists[-1:], seen)
     facts = {
         "on": on, "method": method, "weights_sha256": model.weights_sha256, "correct": correct,

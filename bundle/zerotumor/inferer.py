@@ -157,7 +157,7 @@ def settled(model: Segmenter, probabilities: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def first_look(
+def undecided(
     model: Segmenter,
     prepared: Tensor,
     prompts: Sequence[Prompt],
@@ -166,7 +166,8 @@ def first_look(
     features: VolumeFeatures | None = None,
     progress: Progress | None = None,
 ) -> VolumeResult:
-    """What the windows of a prepared scan (C, X, Y, Z) say together, before a second look and before anything is decided.
+    """What the windows of a prepared scan (C, X, Y, Z) say together, and a second look if the method takes any, before
+    anything is decided.
 
     `found` is empty; arguments as of `segment_volume`.
     """
@@ -192,20 +193,7 @@ def first_look(
     probabilities = canvases.answer("gated")
     ungated = canvases.answer("ungated") if ranking else probabilities.clone()
     extras = {"ungated": ungated, **{name: canvases.mean(name) for name in model.blended}}
-    return VolumeResult(probabilities, torch.stack(list(best.values())).mean(0).tolist(), [], attributes, extras)
-
-
-def undecided(
-    model: Segmenter,
-    prepared: Tensor,
-    prompts: Sequence[Prompt],
-    *,
-    overlap: float = OVERLAP,
-    features: VolumeFeatures | None = None,
-    progress: Progress | None = None,
-) -> VolumeResult:
-    """`first_look`, and the method's second one if it takes any."""
-    answer = first_look(model, prepared, prompts, overlap=overlap, features=features, progress=progress)
+    answer = VolumeResult(probabilities, torch.stack(list(best.values())).mean(0).tolist(), [], attributes, extras)
     if model.second_look:
         _complete(model, prepared, answer, prompts)
     return answer
@@ -247,7 +235,6 @@ def segment_volume(
     return replace(answer, probabilities=probabilities, found=found)
 
 
-@torch.inference_mode()
 def _complete(model: Segmenter, prepared: Tensor, looked: VolumeResult, prompts: Sequence[Prompt]) -> None:
     """The second look of a method at the whole scan, whose windows were blended: it sees each lesion once, and whole."""
     device = next(model.parameters()).device
