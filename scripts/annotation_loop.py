@@ -13,7 +13,7 @@ from zerotumor.adaptation import TOGETHER, Specialist, chosen
 from zerotumor.annotation import LabelError, check_label
 from zerotumor.cohorts import measured_phantom, real_cases
 from zerotumor.edges import along_edges
-from zerotumor.examples import Example, example_of, method_logits
+from zerotumor.examples import Example, example_of, method_logits, place_of
 from zerotumor.held_out import leave_out, scope
 from zerotumor.inferer import settled
 from zerotumor.learning import FEWEST, STEPS, learn
@@ -39,6 +39,7 @@ class Scan:
     encoded: EncodedScan
     truth: Tensor  # (X, Y, Z) bool
     said: Tensor  # (x, y, z) logits of the method
+    place: Tensor | None  # (x, y, z) how well it fits the prompt
     descriptor: Tensor  # (C,)
     disagreement_ml: float | None
 
@@ -67,8 +68,9 @@ def pool(name: str, model: Segmenter, committee: Sequence[Segmenter], count: int
         encoded = encode_scan(model, scan, modality=modality)
         votes = [segment_scan(m, scan, [prompt], modality=modality).masks for m in committee]
         split = assess(model, encoded, [prompt], others=votes, passes=0)[0].disagreement_ml if votes else None
-        said, place = method_logits(model, encoded, prompt), descriptor(model, encoded, [prompt])[0]
-        scans.append(Scan(case, encoded, truths[PROMPT] > 0, said, place, split))
+        said, place = method_logits(model, encoded, prompt), place_of(model, encoded, prompt)
+        described = descriptor(model, encoded, [prompt])[0]
+        scans.append(Scan(case, encoded, truths[PROMPT] > 0, said, place, described, split))
     return prompt, modality, scans
 
 
@@ -126,7 +128,7 @@ class Setting:
         key = (id(specialist), scan.name)
         if key not in self.answered:
             image = torch.as_tensor(scan.encoded.prepared).as_subclass(Tensor)
-            self.answered[key] = specialist.answer(image)
+            self.answered[key] = specialist.answer(image, scan.place)
         return chosen(self.model, scan.said, self.answered[key], specialist.learned.where).sigmoid()
 
     def answer(self, scan: Scan, specialist: Specialist | None) -> Tensor:
@@ -176,7 +178,8 @@ def simulate(setting: Setting, strategy: str, seed: int) -> tuple[list[dict], Sp
         spent += clicks
         try:
             check_label(label[None], picked.encoded.scan)
-            examples.append(example_of(picked.encoded, picked.said, label, setting.model.spacing, picked.name))
+            known = (picked.encoded, picked.said, picked.place)
+            examples.append(example_of(*known, label, setting.model.spacing, picked.name))
         except LabelError:
             refused += 1
         waiting = [s for s in waiting if s.name != picked.name]

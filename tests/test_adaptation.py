@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from zerotumor import adaptation
 from zerotumor.adaptation import (
     BOUND,
     EMPTY,
@@ -39,6 +40,12 @@ def model(request, encoder):
     out.encoder = encoder
     assert request.param in METHODS
     return out
+
+
+@pytest.fixture(autouse=True)
+def anywhere(monkeypatch):
+    """Places that untrained weights see are of no interest here."""
+    monkeypatch.setattr(adaptation, "place_map", lambda *_: None)
 
 
 def ct_image(seed=0, size=(32, 36, 32)):
@@ -122,6 +129,17 @@ def test_prompts_that_mean_the_same_are_answered_in_one_look(model):
     prompts = parse("soft tissue sarcoma; liver tumor; soft-tissue sarcoma", encoder=model.encoder)
     segment_volume(Adapted(model, [specialist]), ct_image(), prompts)
     assert specialist.network.asked == 1
+
+
+def test_a_specialist_is_heard_where_the_place_fits(model, monkeypatch):
+    place, specialist = torch.ones(32, 36, 32), specialist_for(model, probability=0.9)
+    place[:, :18] = 0.2
+    monkeypatch.setattr(adaptation, "place_map", lambda method, image, prompt: place if method is model else None)
+    prompts = parse("soft tissue sarcoma", encoder=model.encoder)
+    found = segment_volume(Adapted(model, [specialist]), ct_image(), prompts).probabilities[0] >= 0.5
+    assert found[:, 20:].all() and not found[:, :16].any()
+    assert torch.equal(specialist.answer(ct_image(), place), counted(0.9 * place))
+    assert torch.equal(specialist.answer(ct_image()), counted(torch.full((32, 36, 32), 0.9)))
 
 
 @pytest.mark.parametrize(

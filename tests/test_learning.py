@@ -9,13 +9,13 @@ from monai.transforms import RandFlipd
 from zerotumor import held_out, learning
 from zerotumor.adaptation import EMPTY, THETA, TOGETHER, chosen
 from zerotumor.annotation import LabelError
-from zerotumor.examples import REPLAY_SEED, Example, example, method_logits, replay
+from zerotumor.examples import REPLAY_SEED, Example, example, method_logits, place_of, replay
 from zerotumor.held_out import PARTS, HeldOut, leave_out, means, scope, soft_dice
-from zerotumor.learning import EPOCH, VOXEL_MM, RandPatch, changes, fresh, learn
+from zerotumor.learning import EPOCH, KEPT, VOXEL_MM, RandPatch, changes, fresh, learn
 from zerotumor.pipeline import encode_scan
 from zerotumor.prompts import parse
 
-FAST = {"steps": 60, "learning_rate": 3e-2}  # a network of a thousand weights learns quickly
+FAST = {"steps": 60, "learning_rate": 3e-2, "kept": 1.0}  # a network of a thousand weights learns quickly
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def scan_with(center, seed=0, lesion=0.9, size=(32, 32, 32), name=""):
     axes = torch.meshgrid(*(torch.arange(float(n)) for n in size), indexing="ij")
     ball = sum((a - c) ** 2 for a, c in zip(axes, center, strict=True)) < 36
     image[:, ball] += lesion - 0.4
-    return Example(image.half(), ball.half(), 4.0, torch.full(size, -2.0).half(), name)
+    return Example(image.half(), ball.half(), 4.0, torch.full(size, -2.0).half(), name=name)
 
 
 def examples(count, lesion=0.9):
@@ -58,6 +58,17 @@ def test_it_learns_what_two_scans_show_and_a_third_has_it_too(model, sarcoma, ta
     assert dice_of(fresh(model, sarcoma, "CT"), unseen) < 0.3
     assert dice_of(taught, unseen) > 0.8
     assert taught.learned.prompt == "soft tissue sarcoma" and taught.learned.where == TOGETHER
+
+
+def test_what_is_kept_lies_between_what_was_and_what_was_learned(model, sarcoma):
+    old = fresh(model, sarcoma, "CT").network.state_dict()
+    new, half, default = (
+        learn(model, sarcoma, "CT", examples(2), steps=3, **kept).network.state_dict()
+        for kept in ({"kept": 1.0}, {"kept": KEPT}, {})
+    )
+    assert 0 < KEPT < 1 and any(not torch.equal(old[k], v) for k, v in new.items())
+    for k, v in half.items():
+        assert torch.allclose(v, (1 - KEPT) * old[k] + KEPT * new[k], atol=1e-6) and torch.equal(v, default[k])
 
 
 def test_the_method_itself_learns_nothing(model, sarcoma):
@@ -265,6 +276,9 @@ def test_an_example_has_the_label_where_the_scan_has_it(model, sarcoma):
     assert one.image.shape[1:] == one.truth.shape == one.said.shape == encoded.prepared.shape[1:]
     assert float(one.truth.float().sum()) * model.spacing**3 == pytest.approx(float(mask.sum()) * 36, rel=0.15)
     assert torch.equal(one.said, method_logits(model, encoded, sarcoma).half()) and one.name == "a"
+    assert torch.equal(one.place, place_of(model, encoded, sarcoma).half()) and one.place.shape == one.truth.shape
+    anything = parse("tumor", encoder=model.encoder)[0]
+    assert example(model, encoded, anything, mask).place is None
     assert torch.equal(chosen(model, one.said, one.truth), one.truth) and 0 < THETA < 0.5
 
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .lesion_network import LesionNetwork
+from .places import place_map
 from .prompts import Prompt
 from .segmenter import Segmentation, Segmenter
 from .transforms import shows_ct
@@ -54,9 +55,14 @@ class Specialist(nn.Module):
         self.learned, self.network = learned, network
         self.register_buffer("embedding", embedding.float().clone())
 
-    def answer(self, image: Tensor) -> Tensor:
-        """A prepared scan (2, X, Y, Z) -> logits (X, Y, Z), counted from THETA."""
-        return counted(self.network.probability(image))
+    def answer(self, image: Tensor, place: Tensor | None = None) -> Tensor:
+        """A prepared scan (2, X, Y, Z) -> logits (X, Y, Z), counted from THETA.
+
+        Args:
+            place: how well each voxel's place fits the prompt, (X, Y, Z) in 0..1: the network knows lesions and no organs.
+        """
+        probability = self.network.probability(image)
+        return counted(probability if place is None else probability * place)
 
     def share(self, prompt: Prompt, modality: str, embedding: Tensor | None) -> float:
         """How much it has to say about a prompt, 0 to 1.
@@ -157,7 +163,7 @@ class Adapted(Segmenter):
         threshold = torch.logit(torch.tensor(self.theta))
         for b in range(len(image)):
             modality = "CT" if shows_ct(image[b]) else "MR"
-            said: dict[int, Tensor] = {}  # several prompts may mean the same
+            said: dict[tuple, Tensor] = {}  # several prompts may mean the same
             for p, prompt in enumerate(prompts):
                 k, share = self.best(prompt, modality)
                 if k is None:
@@ -165,9 +171,11 @@ class Adapted(Segmenter):
                 own, where = logits[b, p], self.specialists[k].learned.where
                 if where == EMPTY and finds(self, own):
                     continue
-                if k not in said:
-                    said[k] = self.specialists[k].answer(image[b]).to(logits.device)
-                mixed = share * chosen(self, own, said[k], where) + (1 - share) * own.clamp(-BOUND, BOUND)
+                asked = (k, prompt.organs)
+                if asked not in said:
+                    place = place_map(self.base, image[b], prompt)
+                    said[asked] = self.specialists[k].answer(image[b], place).to(logits.device)
+                mixed = share * chosen(self, own, said[asked], where) + (1 - share) * own.clamp(-BOUND, BOUND)
                 logits[b, p], ungated[b, p] = mixed, mixed.sigmoid()
                 scores[b, p] = (mixed.amax() + threshold).sigmoid()  # a score counts from theta, a logit from zero
         return Segmentation(logits, scores, answer.attributes, {**answer.extras, "ungated": ungated})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import glob
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,12 @@ ORGAN_LABELS: dict[str, int] = {
     **{name: 101 + k for k, name in enumerate(EXTRA_ORGANS)},
 }
 """Number of every organ in label maps."""
+
+
+def covering(names: Sequence[str], organs: Iterable[str]) -> tuple[int, ...]:
+    """Places in a list of organs of those in which something in the vocabulary's `organs` may lie."""
+    wanted = set(organs)
+    return tuple(k for k, name in enumerate(names) if name in wanted or EXTRA_ORGANS.get(name) in wanted)
 
 
 @dataclass(frozen=True)

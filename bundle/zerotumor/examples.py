@@ -13,6 +13,7 @@ from .annotation import check_label
 from .inferer import undecided
 from .phantom import generate
 from .pipeline import EncodedScan
+from .places import place_map
 from .prompts import Prompt
 from .segmenter import Segmenter
 from .transforms import normalize
@@ -34,6 +35,7 @@ class Example:
     truth: Tensor  # (x, y, z): share of each voxel that is lesion
     spacing: float  # mm
     said: Tensor | None = None  # (x, y, z) the method's logits, counted from theta; None of a phantom
+    place: Tensor | None = None  # (x, y, z) how well it fits the prompt (`places.place_map`); None: anywhere
     name: str = ""
 
 
@@ -54,11 +56,19 @@ def example(model: Segmenter, encoded: EncodedScan, prompt: Prompt, mask: Tensor
         LabelError: see `annotation.check_label`.
     """
     check_label(mask, encoded.scan)
-    return example_of(encoded, method_logits(model, encoded, prompt), mask, model.spacing, name)
+    said, place = method_logits(model, encoded, prompt), place_of(model, encoded, prompt)
+    return example_of(encoded, said, place, mask, model.spacing, name)
 
 
-def example_of(encoded: EncodedScan, said: Tensor, mask: Tensor, spacing: float, name: str = "") -> Example:
-    """The same from the method's logits (x, y, z), and without looking at the mask: it may be empty."""
+def place_of(model: Segmenter, encoded: EncodedScan, prompt: Prompt) -> Tensor | None:
+    """How well each voxel's place fits a prompt, (x, y, z) on the method's grid: `places.place_map`."""
+    return place_map(model, torch.as_tensor(encoded.prepared).as_subclass(Tensor), prompt)
+
+
+def example_of(
+    encoded: EncodedScan, said: Tensor, place: Tensor | None, mask: Tensor, spacing: float, name: str = ""
+) -> Example:
+    """The same from the method's logits and the place (x, y, z), and without looking at the mask: it may be empty."""
     plain = torch.as_tensor(mask).as_subclass(Tensor)
     plain = (plain if plain.ndim == 4 else plain[None]) > 0
     prepared = encoded.prepared
@@ -67,7 +77,8 @@ def example_of(encoded: EncodedScan, said: Tensor, mask: Tensor, spacing: float,
     truth = torch.as_tensor(resample(on_scan, dst_affine=prepared.affine, spatial_size=prepared.shape[1:]))[0]
     image = torch.as_tensor(prepared).as_subclass(Tensor)
     # half precision: a hospital's fifty whole bodies have to fit
-    return Example(image.half(), truth.as_subclass(Tensor).half(), spacing, said.half(), name)
+    place = None if place is None else place.half()
+    return Example(image.half(), truth.as_subclass(Tensor).half(), spacing, said.half(), place, name)
 
 
 def replay(prompt: Prompt, modality: str, count: int, seed: int = 0) -> list[Example]:

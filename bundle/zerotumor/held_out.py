@@ -72,7 +72,7 @@ def leave_out(
         specialist = fit(model, prompt, modality, others, replayed, steps=max(1, steps // 2), seed=seed)
         for n in range(k, len(examples), parts):
             one = examples[n]
-            new = specialist.answer(one.image.float())
+            new = specialist.answer(one.image.float(), one.place)
             answers = (one.said, *(chosen(model, one.said, new, where) for where in WHERE))
             held[n] = HeldOut(one.name, *(soft_dice(logits, one.truth) for logits in answers))
         if progress is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import pickle
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,9 @@ ON_LESION = 0.7
 """Share of the patches of a scan that are drawn around a voxel of its lesion."""
 MIRRORED = (0.5, 0.3, 0.5)
 """How often a patch is mirrored along x, y and z; never left to right where the prompt names a side."""
+KEPT = 0.5
+"""Share of what training changed that is kept: between old and new weights lie some that have learned nearly as much, and
+find less where there is nothing (WiSE-FT, Wortsman et al., CVPR 2022)."""
 TURN, TILT, STRETCH = 0.35, 0.15, 0.1
 """Radians about the body's long axis and across it, and share of an axis's length, that patches are changed by at most."""
 
@@ -110,6 +114,7 @@ def learn(
     *,
     steps: int = STEPS,
     learning_rate: float = RATE,
+    kept: float = KEPT,
     seed: int = 0,
     checkpoints: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -117,8 +122,8 @@ def learn(
     """A specialist for a prompt in a modality.
 
     Args:
-        model: whose `lesion_network` it starts from. examples: corrected scans. replayed: phantoms. checkpoints: folder; a
-        run that was stopped goes on from there.
+        model: whose `lesion_network` it starts from. examples: corrected scans. replayed: phantoms. kept: see KEPT.
+        checkpoints: folder; a run that was stopped goes on from there.
 
     Raises:
         ValueError: there are fewer examples than FEWEST.
@@ -128,7 +133,7 @@ def learn(
             f"{len(examples)} scans are too few to learn {prompt.text!r} from: correct and save at least {FEWEST}"
         )
     return fit(
-        model, prompt, modality, examples, replayed, steps=steps, learning_rate=learning_rate, seed=seed,
+        model, prompt, modality, examples, replayed, steps=steps, learning_rate=learning_rate, kept=kept, seed=seed,
         checkpoints=checkpoints, progress=progress,
     )  # fmt: skip
 
@@ -142,6 +147,7 @@ def fit(
     *,
     steps: int = STEPS,
     learning_rate: float = RATE,
+    kept: float = KEPT,
     seed: int = 0,
     checkpoints: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -152,6 +158,7 @@ def fit(
         while trainer is None:  # again without a checkpoint that is damaged, which may have been loaded in part
             torch.manual_seed(seed)
             specialist = fresh(model, prompt, modality)
+            old = deepcopy(specialist.network.state_dict())
             seen = Dataset(_order(examples, replayed, steps), changes(model.patch, mirror_axes([prompt])))
             trainer, mean = _trainer(specialist.network, seen, steps, learning_rate, checkpoints)
         torch.manual_seed(seed + 1000 * trainer.state.epoch)  # what goes on sees other patches than it began with
@@ -159,7 +166,7 @@ def fit(
             trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda e: progress(e.state.epoch, e.state.max_epochs))
         if trainer.state.epoch < trainer.state.max_epochs:  # else it had been learned to the end
             trainer.run()
-    specialist.network.load_state_dict(mean.state_dict())
+    specialist.network.load_state_dict({name: old[name].lerp(new, kept) for name, new in mean.state_dict().items()})
     return specialist.eval()
 
 

@@ -5,7 +5,7 @@ import torch
 from zerotumor.prompts import asks_for_anomaly, parse
 from zerotumor.text import load_text_encoder
 from zerotumor.zept.classes import ANY, class_set
-from zerotumor.zept.selection import place_match, slot_weights, wanted_hosts
+from zerotumor.zept.selection import slot_weights, wanted_hosts
 
 STARTER = class_set("starter")
 
@@ -75,16 +75,6 @@ def test_a_prompt_that_never_had_a_slot_is_drawn_in_its_organ_alone(make):
     assert spleen[:8].all() and not spleen[16:].any()
     assert liver[24:].all() and not liver[:16].any()
     assert anywhere.all()
-
-
-def test_a_place_is_compared_with_the_most_probable_organ_around():
-    organs = torch.full((1, 3, 12, 12, 12), 0.001)
-    organs[:, 0, :6], organs[:, 1, 6:] = 0.9, 0.3  # the second is seen faintly, and nothing is seen better there
-    hosts = torch.tensor([[True, False, False], [False, True, False], [True, True, False], [False, False, False]])
-    first, second, either, anywhere = place_match(organs, hosts)[0]
-    assert first[:3].min() == 1 and first[10:].max() < 0.05 and second[10:].min() == 1 and second[:3].max() < 0.05
-    assert (either == 1).all() and (anywhere == 1).all()
-    assert 0.05 < second[5].max() < 1  # both are around
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ..datasets import EXTRA_ORGANS, ORGAN_LABELS
+from ..datasets import EXTRA_ORGANS, ORGAN_LABELS, covering
 from ..vocabulary import LESIONS, ORGANS
 
 ANY = "any lesion"
@@ -44,8 +44,7 @@ class ClassSet:
 
     def covering(self, organs: tuple[str, ...]) -> tuple[int, ...]:
         """Places of the set's organs in which something in the vocabulary's `organs` may lie."""
-        wanted = set(organs)
-        return tuple(k for k, o in enumerate(self.organs) if o in wanted or EXTRA_ORGANS.get(o) in wanted)
+        return covering(self.organs, organs)
 
     def channel_of_label(self) -> list[int]:
         """Organ label 0..255 -> place of the set's organ, or -1. A part falls to the whole where only that is there."""

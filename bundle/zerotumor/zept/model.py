@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..attention import LazyMasks, masks_of
 from ..contrast import clamped_temperature
+from ..places import place_match
 from ..prompts import Prompt, asks_for_anomaly
 from ..segmenter import Segmentation, Segmenter
 from .alignment import KnowledgeBank
@@ -24,7 +25,7 @@ from .offsets import Offsets
 from .options import Options
 from .pyramid import LEVELS, Pyramid, ResidualPyramid, SwinPyramid, check_edges
 from .refine import QueryRefine
-from .selection import fixed_slot, place_match, slot_weights, wanted_hosts
+from .selection import fixed_slot, slot_weights, wanted_hosts
 
 VECTORS = 20.0
 """The rate of the organs' vectors: they start at 0, and what they are added to is of size one."""
@@ -41,7 +42,7 @@ class ZePT(Segmenter):
         queries; None for the paper's, that of the coarsest map. heads: of all attention. text_dim: width of the text
         encoder. spacing: mm of the grid. patch: edge of training patch and window, voxels. theta: probability from
         which a voxel is painted; of the anomaly prompt, one half. theta_peak, edge_weight, zooms, tight_zooms: see
-        `Segmenter`. place: exponent of how well a voxel's place fits the organs of a prompt (`selection.place_match`); ours,
+        `Segmenter`. place: exponent of how well a voxel's place fits the organs of a prompt (`places.place_match`); ours,
         0 in the paper. options: see `options.Options`.
 
     Raises:

@@ -24,10 +24,6 @@ if TYPE_CHECKING:
 
 SHARPNESS = 0.1
 """Temperature that turns cosine similarities of paragraphs into the shares of slots."""
-NEAR = 5
-"""Width of the neighborhood, in steps of two voxels, whose organs say where a voxel lies: a lesion hides its own."""
-FITS = 0.4
-"""A place so probable, next to the most probable one, fits: nine in ten right words reach it, and one in ten wrong ones."""
 LEAST = 0.05
 """Share of lesions that has an attribute value of which the table says that none has."""
 
@@ -99,18 +95,3 @@ def wanted_hosts(prompts: Sequence[Prompt], classes: ClassSet) -> Tensor:
     for p, prompt in enumerate(prompts):
         rows[p, list(classes.covering(prompt.organs))] = True
     return rows
-
-
-def place_match(organs: Tensor, hosts: Tensor) -> Tensor:
-    """How well the place of each voxel fits: how probable the wanted organs are around it, next to the most probable one.
-
-    Args:
-        organs: probabilities (B, N, x, y, z) on every other voxel along each axis. hosts: (P, N) booleans.
-
-    Returns:
-        (B, P, x, y, z) in 0..1; 1 everywhere for a prompt that names no place.
-    """
-    around = F.avg_pool3d(organs, NEAR, stride=1, padding=NEAR // 2, count_include_pad=False)
-    best = around.amax(1).clamp_min(1e-6)
-    rows = [around[:, row].amax(1) / best if row.any() else torch.ones_like(best) for row in hosts]
-    return (torch.stack(rows, 1) / FITS).clamp_max(1)

@@ -1,0 +1,63 @@
+"""Places: by the organs around a voxel, does a lesion lie where a prompt asks for one?"""
+
+import pytest
+import torch
+
+from zerotumor.datasets import covering
+from zerotumor.places import place_map, place_match
+from zerotumor.prompts import parse
+from zerotumor.segmenter import Segmenter
+
+
+class Halves(Segmenter):
+    """What is brighter than one half is muscle, and the rest bone."""
+
+    organ_names = ("bone", "muscle")
+
+    def __init__(self):
+        super().__init__()
+        self.spacing, self.patch = 4.0, 32
+        self.scale = torch.nn.Parameter(torch.ones(()))  # inference asks the first parameter for its device
+
+    def encode_image(self, image):
+        return {"image": image}
+
+    def organ_maps(self, features):
+        bright = (features["image"][:, :1] > 0.5).float()
+        return torch.cat([torch.zeros_like(bright), 0.9 - 0.8 * bright, 0.1 + 0.8 * bright], 1)
+
+
+def test_a_place_is_compared_with_the_most_probable_organ_around():
+    organs = torch.full((1, 3, 12, 12, 12), 0.001)
+    organs[:, 0, :6], organs[:, 1, 6:] = 0.9, 0.3  # the second is seen faintly, and nothing is seen better there
+    hosts = torch.tensor([[True, False, False], [False, True, False], [True, True, False], [False, False, False]])
+    first, second, either, anywhere = place_match(organs, hosts)[0]
+    assert first[:3].min() == 1 and first[10:].max() < 0.05 and second[10:].min() == 1 and second[:3].max() < 0.05
+    assert (either == 1).all() and (anywhere == 1).all()
+    assert 0.05 < second[5].max() < 1  # both are around
+
+
+def test_organs_that_cover_what_is_wanted():
+    names = ("liver", "duodenum", "small bowel", "left femur")
+    assert covering(names, ("small bowel", "liver")) == (0, 1, 2)  # a part lies in the whole
+    assert covering(names, ("bone",)) == (3,) and covering(names, ()) == () and covering((), ("bone",)) == ()
+
+
+@pytest.mark.parametrize("size", [(40, 36, 32), (41, 35, 9)])  # larger and smaller than a window, even and odd
+def test_a_scan_is_told_apart_by_its_organs(size):
+    image = torch.full((2, *size), 0.2)
+    image[:, :20] = 0.8
+    model = Halves()
+    muscle, bone = (place_map(model, image, parse(text)[0]) for text in ("muscle tumor", "bone tumor"))
+    assert muscle.shape == bone.shape == size
+    assert (muscle[:16] == 1).all() and muscle[26:].max() < 0.35
+    assert (bone[26:] == 1).all() and bone[:14].max() < 0.35
+    assert float(muscle.amin()) >= 0 and float(muscle.amax()) <= 1
+
+
+def test_no_place_is_known_where_the_prompt_or_the_method_names_none():
+    model, image = Halves(), torch.rand(2, 32, 32, 32)
+    assert place_map(model, image, parse("tumor")[0]) is None
+    assert place_map(model, image, parse("liver tumor")[0]) is None  # this method has no liver
+    model.organ_names = ()
+    assert place_map(model, image, parse("bone tumor")[0]) is None
