@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from evaluate_clicks import clicked
 from torch import Tensor
 
-from zerotumor.adaptation import TOGETHER, Specialist, chosen
+from zerotumor.adaptation import Specialist, chosen
 from zerotumor.annotation import LabelError, check_label
 from zerotumor.cohorts import measured_phantom, real_cases
 from zerotumor.edges import along_edges
 from zerotumor.examples import Example, example_of, method_logits, place_of
-from zerotumor.held_out import leave_out, scope
+from zerotumor.held_out import learn_where_it_helps
 from zerotumor.inferer import settled
-from zerotumor.learning import FEWEST, STEPS, learn
+from zerotumor.learning import FEWEST, STEPS
 from zerotumor.metrics import dice
 from zerotumor.pipeline import EncodedScan, encode_scan, segment_scan, to_grid
 from zerotumor.prompts import Prompt, parse
@@ -109,17 +109,10 @@ class Setting:
         """What the server would learn and keep of corrected scans, if anything; strategies often pick the same ones."""
         key = (seed, *sorted(f"{one.name} {int(one.truth.sum())}" for one in examples))
         if key not in self.known:
-            self.known[key] = self._learned(sorted(examples, key=lambda one: one.name), seed)
+            named = sorted(examples, key=lambda one: one.name)
+            given = (self.model, self.prompt, self.modality, named, self.replayed)
+            self.known[key], _ = learn_where_it_helps(*given, steps=self.steps, seed=seed, check=self.check)
         return self.known[key]
-
-    def _learned(self, examples: Sequence[Example], seed: int) -> Specialist | None:
-        given = (self.model, self.prompt, self.modality, examples, self.replayed)
-        where = scope(leave_out(*given, seed=seed, steps=self.steps)) if self.check else TOGETHER
-        if where is None:
-            return None
-        specialist = learn(*given, seed=seed, steps=self.steps)
-        specialist.learned = replace(specialist.learned, where=where)
-        return specialist
 
     def probability(self, scan: Scan, specialist: Specialist | None) -> Tensor:
         """(x, y, z) on the method's grid. What is said of a scan never changes, so it is asked once."""

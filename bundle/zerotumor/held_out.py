@@ -11,17 +11,20 @@ finds something by itself, its answer therefore counts by half, or stays as it i
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from torch import Tensor
 
-from .adaptation import BOUND, EMPTY, TOGETHER, chosen
+from .adaptation import BOUND, EMPTY, TOGETHER, Specialist, chosen
 from .examples import Example
-from .learning import STEPS, fit
+from .learning import STEPS, fit, learn
 from .prompts import Prompt
 from .segmenter import Segmenter
 
+logger = logging.getLogger(__name__)
 LEAST = 0.005
 """Soft Dice that must be added; less is noise."""
 MOST = 0.05
@@ -95,3 +98,39 @@ def scope(held: Sequence[HeldOut]) -> str | None:
     if mean[TOGETHER] >= max(mean["before"], mean[EMPTY]) + LEAST:
         return TOGETHER
     return EMPTY if mean[EMPTY] > mean["before"] - MOST else None
+
+
+def learn_where_it_helps(
+    model: Segmenter,
+    prompt: Prompt,
+    modality: str,
+    examples: Sequence[Example],
+    replayed: Sequence[Example] = (),
+    *,
+    steps: int = STEPS,
+    seed: int = 0,
+    check: bool = True,
+    checkpoints: Path | None = None,
+) -> tuple[Specialist | None, list[HeldOut]]:
+    """A specialist that speaks where left-out scans say that it helps, and what they say; arguments as of `learning.learn`.
+
+    Args:
+        check: False asks nobody: it speaks in all scans.
+
+    Returns:
+        None in its place if it does harm.
+    """
+    given = (model, prompt, modality, examples, replayed)
+    held, where = [], TOGETHER
+    if check:
+        held = leave_out(*given, steps=steps, seed=seed, progress=_logged("left out part"))
+        where = scope(held)
+        if where is None:
+            return None, held
+    specialist = learn(*given, steps=steps, seed=seed, checkpoints=checkpoints, progress=_logged("epoch"))
+    specialist.learned = replace(specialist.learned, where=where)
+    return specialist, held
+
+
+def _logged(what: str) -> Callable[[int, int], None]:
+    return lambda k, total: logger.info(f"{what} {k} of {total}")

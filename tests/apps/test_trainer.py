@@ -9,7 +9,6 @@ import torch
 from lib.compat import import_without_torchvision
 
 import_without_torchvision()
-import lib.trainer as trainer
 from fastapi import HTTPException
 from lib.active import current
 from lib.engine import LATEST, STARTER, Engine
@@ -18,6 +17,7 @@ from lib.store import Folder
 from lib.trainer import TrainTumor
 from lib.tumor import Tumor
 
+from zerotumor import held_out
 from zerotumor.adaptation import Adapted
 from zerotumor.held_out import HeldOut
 from zerotumor.label_numbers import LABELS
@@ -123,7 +123,7 @@ def test_two_labels_make_a_version_and_the_weights_stay(task, store, weights, tm
 
 def test_what_does_not_help_scans_that_are_left_out_is_no_version(task, store, tmp_path, monkeypatch):
     worse = [HeldOut("a", 0.5, 0.3, 0.3), HeldOut("b", 0.5, 0.52, 0.52)]
-    monkeypatch.setattr(trainer, "leave_out", lambda *_, **__: worse)
+    monkeypatch.setattr(held_out, "leave_out", lambda *_, **__: worse)
     for image in "ab":
         annotate(store, tmp_path, image, prompt="liver tumor")
     checked = {**OPTIONS, "version": "one", "check": True}
@@ -159,7 +159,7 @@ def test_two_lesions_of_one_name_are_one_scan_and_one_mask(task, store, tmp_path
     annotate(store, tmp_path, "b", two, label_info=names)
     annotate(store, tmp_path, "c", prompt="liver tumor")
     seen = []
-    monkeypatch.setattr(trainer, "learn", lambda *a, **k: seen.extend(a[3]) or learn(*a, **k))
+    monkeypatch.setattr(held_out, "learn", lambda *a, **k: seen.extend(a[3]) or learn(*a, **k))
     reply = task({**OPTIONS, "version": "one"}, store)
     assert reply["learned_from"] == {"liver tumor CT": ["a", "b", "c"]}
     assert [one.name for one in seen] == ["a", "b", "c"]
@@ -322,7 +322,7 @@ def epochs(monkeypatch):
 
         return learn(*args, **{**options, "progress": progress})
 
-    monkeypatch.setattr(trainer, "learn", watched)
+    monkeypatch.setattr(held_out, "learn", watched)
     return seen
 
 

@@ -3,13 +3,13 @@
 import csv
 import json
 
-import annotation_loop
 import pytest
 import simulate_annotation as script
 import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from zerotumor import held_out
 from zerotumor.adaptation import Adapted
 from zerotumor.examples import Example
 from zerotumor.learning import fresh
@@ -91,7 +91,7 @@ def test_the_shortcut_answers_as_the_method_does():
 
 def test_what_the_same_scans_teach_is_learned_once(monkeypatch):
     taught = []
-    monkeypatch.setattr(annotation_loop, "learn", lambda *a, **k: taught.append(k["seed"]) or fresh(*a[:3]))
+    monkeypatch.setattr(held_out, "learn", lambda *a, **k: taught.append(k["seed"]) or fresh(*a[:3]))
     prompt = parse("soft tissue sarcoma")[0]
     setting = script.Setting(load(), prompt, "MR", [], [], None, 5, 1, [2], check=False)
     some = [Example(torch.zeros(2, 4, 4, 4), torch.ones(4, 4, 4), 4.0, name=name) for name in "ab"]

@@ -9,7 +9,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -23,8 +23,8 @@ from zerotumor.annotated import LESION, Annotation, Checked, checked, kinds
 from zerotumor.annotation import LabelError
 from zerotumor.errors import ScanError
 from zerotumor.examples import REPLAYED, Example, example, replay
-from zerotumor.held_out import HeldOut, leave_out, means, scope
-from zerotumor.learning import FEWEST, STEPS, learn
+from zerotumor.held_out import HeldOut, learn_where_it_helps, means
+from zerotumor.learning import FEWEST, STEPS
 from zerotumor.prompts import Prompt, PromptError, parse
 from zerotumor.segmenter import Segmenter
 from zerotumor.transforms import ModalityError
@@ -144,22 +144,10 @@ class TrainTumor(TrainTask):
     ) -> tuple[Specialist | None, list[HeldOut]]:
         """What is learned of a prompt, or None if it does not help; and how each scan is answered when it is left out."""
         logger.info(f"learning {prompt.text!r} in {modality} from {len(examples)} scans")
-        replayed, held = replay(prompt, modality, options.replayed, options.seed), []
-        given, where = {"steps": options.steps, "seed": options.seed}, TOGETHER
-        if options.check:
-            held = leave_out(
-                model, prompt, modality, examples, replayed, **given,
-                progress=lambda k, total: logger.info(f"left out part {k} of {total}"),
-            )  # fmt: skip
-            where = scope(held)
-            if where is None:
-                return None, held
-        specialist = learn(
-            model, prompt, modality, examples, replayed, **given, checkpoints=checkpoints,
-            progress=lambda k, total: logger.info(f"epoch {k} of {total}"),
+        return learn_where_it_helps(
+            model, prompt, modality, examples, replay(prompt, modality, options.replayed, options.seed),
+            steps=options.steps, seed=options.seed, check=options.check, checkpoints=checkpoints,
         )  # fmt: skip
-        specialist.learned = replace(specialist.learned, where=where)
-        return specialist, held
 
     def _examples(
         self, model: Segmenter, method: str, options: TrainOptions, datastore: Datastore
