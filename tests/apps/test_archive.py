@@ -124,6 +124,18 @@ def test_the_list_for_training_keeps_a_label_whose_seg_is_gone_from_the_archive(
     assert archive.datalist() == [] and Path(label).is_file()
 
 
+def test_what_is_not_kept_is_not_pushed_either(client, uid, open_archive, tmp_path):
+    archive = open_archive(client)
+    image = archive.get_image_uri(uid)
+    archive.save_label(uid, like(image, tmp_path / "a.nii.gz", np.s_[6:9, 5:7, 3:5]), "final", {})
+    pushed, label = len(client.objects), Path(archive.get_label_uri(uid, "final")).read_bytes()
+    archive.provenance = lambda *_: {"provenance": {"automatic": True}}
+    with pytest.raises(HTTPException, match="person's") as refused:
+        archive.save_label(uid, like(image, tmp_path / "b.nii.gz", np.s_[2:9, 5:7, 3:5]), "final", {})
+    assert refused.value.status_code == 409 and len(client.objects) == pushed
+    assert Path(archive.get_label_uri(uid, "final")).read_bytes() == label
+
+
 def test_what_the_app_proposed_is_no_label_to_train_on(client, uid, folder, open_archive):
     archive = open_archive(client)
     client.objects.append(seg_of(folder, archive.get_image_uri(uid)))

@@ -236,21 +236,26 @@ class Archive(DICOMWebDatastore, Folder):
         Raises:
             HTTPException: the label does not lie on the scan's grid, or the archive refuses it; nothing saved is lost.
         """
-        info = dict(label_info) if isinstance(label_info, dict) else {}
         image = self.get_image_uri(image_id)
-        try:
-            if label_filename.endswith(".bin"):  # bare voxels, as OHIF keeps them
+        if label_filename.endswith(".bin"):  # bare voxels, as OHIF keeps them
+            try:
                 label_filename = binary_to_image(image, label_filename)
-            if label_tag == DefaultLabelTag.FINAL:
-                dataset = self._segmentation(image_id, read_scan(label_filename, labels=True), info.get("label_info"))
-                if dataset is not None:
-                    self.push(dataset)
-                info |= {"empty": dataset is None, "SeriesInstanceUID": str(getattr(dataset, "SeriesInstanceUID", ""))}
+            except ScanError as error:
+                raise refuse(str(error).replace(label_filename, "the label"), 422) from None
+        publish = self._published if label_tag == DefaultLabelTag.FINAL else None
+        return Folder.save_label(self, image_id, label_filename, label_tag, label_info, publish)
+
+    def _published(self, image_id: str, labels: MetaTensor, info: dict) -> dict:
+        """Push a label to the archive: whether it is empty, and the series that it became."""
+        try:
+            dataset = self._segmentation(image_id, labels, info.get("label_info"))
+            if dataset is not None:
+                self.push(dataset)
         except ScanError as error:
-            raise refuse(str(error).replace(label_filename, "the label"), 422) from None
+            raise refuse(str(error), 422) from None
         except ServerError as error:
             raise refuse(str(error), 502) from None
-        return Folder.save_label(self, image_id, label_filename, label_tag, info)
+        return {"empty": dataset is None, "SeriesInstanceUID": str(getattr(dataset, "SeriesInstanceUID", ""))}
 
     def _segmentation(self, image_id: str, labels: MetaTensor, given: object) -> Dataset | None:
         """A label map (1, X, Y, Z) as DICOM SEG, one segment a value; None if it is empty."""

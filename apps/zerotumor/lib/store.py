@@ -136,8 +136,19 @@ class Folder(LocalDatastore):
             del objects[image_id]
             self._update_datastore_file()
 
-    def save_label(self, image_id: str, label_filename: str, label_tag: str, label_info: dict) -> str:
+    def save_label(
+        self,
+        image_id: str,
+        label_filename: str,
+        label_tag: str,
+        label_info: dict,
+        publish: Callable[[str, MetaTensor, dict], dict] | None = None,
+    ) -> str:
         """Keep a label of an image; returns the label's id.
+
+        Args:
+            publish: shows a label that is about to be kept, (1, X, Y, Z) with its `info`, wherever else it belongs; returns
+                what is to be known of that.
 
         Raises:
             HTTPException: 400 the tag is no word; 404 there is no such image; 409 it is the server's own, and a person has
@@ -156,20 +167,15 @@ class Folder(LocalDatastore):
         path = Path(self._datastore.label_path(label_tag)) / self._filename(image_id, extension)
         info = {**said, "ts": int(time.time()), "name": path.name}
         info |= self._origin(image_id, labels, info)
+        self._check_owner(self._datastore.objects, image_id, label_tag, info)
+        info |= publish(image_id, labels, info) if publish is not None else {}
         # The old label goes last: whatever fails before, file and index are still those of the label before.
         with (
             or_full("the label was not saved"),
             copied(Path(label_filename), path) as ready,
             self._changing(image_id) as objects,
         ):
-            if image_id not in objects:
-                raise unknown(image_id)
-            before = objects[image_id].labels.get(label_tag)
-            if before is not None and is_automatic(info) and not is_automatic(before.info):
-                raise refuse(
-                    f"the label of tag {label_tag} is a person's: choose another label_tag, or delete that one first",
-                    409,
-                )
+            self._check_owner(objects, image_id, label_tag, info)
             objects[image_id].labels[label_tag] = DataModel(info=info, ext=extension)
             self._update_datastore_file()
             os.replace(ready, path)
@@ -202,6 +208,17 @@ class Folder(LocalDatastore):
         """As MONAI Label's, upon what was written since."""
         with self._changing(label_id):
             super().update_label_info(label_id, label_tag, info)
+
+    @staticmethod
+    def _check_owner(objects: dict[str, ImageLabelModel], image_id: str, tag: str, info: dict) -> None:
+        """Raises HTTPException: 404 there is no such image; 409 this label is the server's, and that before a person's."""
+        if image_id not in objects:
+            raise unknown(image_id)
+        before = objects[image_id].labels.get(tag)
+        if before is not None and is_automatic(info) and not is_automatic(before.info):
+            raise refuse(
+                f"the label of tag {tag} is a person's: choose another label_tag, or delete that one first", 409
+            )
 
     def _image_file(self, image_id: str, extension: str) -> Path:
         return Path(self._datastore.image_path()) / self._filename(image_id, extension)
