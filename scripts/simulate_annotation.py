@@ -6,7 +6,7 @@ Writes curve.csv (a row for every strategy, seed and round), summary.json and cu
 corrected yet, against scans corrected. --page puts them into a page, too (of an earlier run with --redraw).
 
 A run that was stopped goes on when it is started again, and strategies and seeds may be added later: what curve.csv holds is
-kept. Give another set, method or way of learning another folder.
+kept. Another set, method, weights or way of learning needs another folder.
 
 Sets: sarcoma-ct and sarcoma-mr (real, $ZEROTUMOR_DATA; learned from and tested on different patients), phantom-sarcoma.
 `--correct truth` takes the true mask, `--correct clicks` what a number of simulated clicks make of the proposal.
@@ -66,6 +66,16 @@ def read_rows(path: Path) -> list[dict]:
     kinds = {"seed": int, "scans": int, "clicks": int, "dice": float, "zero_shot": float, "refused": int}
     with open(path, newline="") as file:
         return [{k: kinds.get(k, str)(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def other_settings(settings: dict, out: Path) -> list[str]:
+    """Which settings of an earlier run in a folder were others; the present ones are kept if there was no such run."""
+    path = out / "settings.json"
+    if not path.is_file() and not (out / "curve.csv").is_file():
+        write_json(settings, path)
+        return []
+    before = json.loads(path.read_text()) if path.is_file() else {}
+    return [name for name, value in settings.items() if before.get(name) != value]
 
 
 def learned(setting: Setting, scan: Scan, specialist: Specialist | None) -> Learned:
@@ -170,8 +180,18 @@ def main(
     if rounds >= len(scans):
         console.print(f"[red]{len(scans)} scans are here: with {rounds} corrected none would be left to measure on")
         raise typer.Exit(2)
+    after = learn_after or list(range(FEWEST, rounds + 1))
+    settings = {
+        "on": on, "method": method, "weights_sha256": model.weights_sha256, "others": others, "correct": correct,
+        "clicks": clicks if correct == "clicks" else 0, "rounds": rounds, "learned_after": after, "steps": steps,
+        "replayed": replayed, "checked": check, "scans": [s.name for s in scans],
+    }  # fmt: skip
+    different = other_settings(settings, out)
+    if different:
+        console.print(f"[red]the runs in {out} had other settings ({', '.join(different)}): give another folder")
+        raise typer.Exit(2)
     refiner = load_refiner() if correct == "clicks" else None
-    after, phantoms_beside = learn_after or list(range(FEWEST, rounds + 1)), replay(prompt, modality, replayed)
+    phantoms_beside = replay(prompt, modality, replayed)
     setting = Setting(
         model, prompt, modality, scans, phantoms_beside, refiner, clicks, rounds, after, steps, check
     )  # fmt: skip
@@ -179,10 +199,8 @@ def main(
     rows, specialists = run_all(setting, on, asked, out / "curve.csv", picture)
     lost = forgetting(model, specialists[-1:], seen)
     facts = {
-        "on": on, "method": method, "weights_sha256": model.weights_sha256, "correct": correct,
-        "others": others, "checked": check, "scans": len(scans), "forgetting": None if lost is None else round(lost, 4),
-        "learned_after": after, "healthy": healthy_ml(model, specialists[-1:], prompt, modality),
-        "strategies": summary(rows, rounds),
+        **settings, "scans": len(scans), "forgetting": None if lost is None else round(lost, 4),
+        "healthy": healthy_ml(model, specialists[-1:], prompt, modality), "strategies": summary(rows, rounds),
     }  # fmt: skip
     write_json(facts, out / "summary.json")
     show(facts, out, page, console)

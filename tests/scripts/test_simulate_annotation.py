@@ -59,6 +59,8 @@ def test_the_loop_writes_its_curve(tmp_path):
     assert "old" not in text and text.startswith("before") and text.endswith("after\n")
     assert "| first | +0.00 [+0.00, +0.00] |" in text and "Forgetting" in text
     assert (tmp_path / "images" / "learning-phantom-sarcoma-clicks.png").is_file() and "committee: none" in text
+    other = run("--out", tmp_path, "--phantoms", 4, "--rounds", 2, "--steps", 3, "--replayed", 1, "--correct", "clicks")
+    assert other.exit_code == 2 and "other settings (clicks, steps): give another" in " ".join(other.output.split())
     page.write_text("no marks")
     refused = run("--out", tmp_path, "--redraw", "--page", page)
     assert refused.exit_code == 2 and page.read_text() == "no marks"
