@@ -37,7 +37,10 @@ STAGES = (
         "malenia/whole", MALENIA, {"learning_rate": 8e-4}, {"pretrained": "malenia/dense/model.pt"},
         {"dataset_dir": PHANTOMS}, ships={"model.pt": "model.pt"},
     ),
-    Stage("refine/clicks", ("train_refine",), ships={"model.pt": "refine/model.pt"}),
+    Stage(
+        "refine/clicks", ("train_refine",), {"learning_rate": 6e-4}, {"pretrained": "malenia/whole/model.pt"},
+        ships={"model.pt": "refine/model.pt"},
+    ),
     Stage(
         "zept/organs", ZEPT, {"stage": 1}, {"pretrained": "malenia/whole/model.pt"}, {"dataset_dir": PHANTOMS},
     ),
@@ -121,7 +124,7 @@ BUDGETS = {
         {
             "malenia/dense": Length(8000, 4, 7200, 0.9, FAINT | DRAWN),
             "malenia/whole": Length(3200, 4, 7200, 1.9, FAINT | DRAWN | MASSES),
-            "refine/clicks": Length(3000, 4, 2400, 1.2),
+            "refine/clicks": Length(3600, 4, 2400, 0.6, DRAWN | MASSES),
             "zept/organs": Length(6000, 4, 7200, 1.6, FAINT | DRAWN | MASSES),  # those of Malenia, from the same folder
             "zept/tumors": Length(4000, 4, 7200, 1.6, FAINT | DRAWN | MASSES),
             "diffugts/autoencoder": Length(200, 4, 2400, 0.3),  # it starts without loss
@@ -137,7 +140,7 @@ BUDGETS = {
         {
             "malenia/dense": Length(3000, 8, 3200, 0.05, GPU_FAINT),
             "malenia/whole": Length(1200, 8, 3200, 0.15, GPU_FAINT | MASSES),
-            "refine/clicks": Length(800, 8, 1600, 0.2, {"workers": 12}),
+            "refine/clicks": Length(1200, 8, 1600, 0.2, {"workers": 12, **DRAWN, **MASSES}),
             "zept/organs": Length(1200, 8, 3200, 0.12, GPU_FAINT | MASSES),
             "zept/tumors": Length(800, 8, 3200, 0.12, GPU_FAINT | MASSES),
             "diffugts/autoencoder": Length(200, 8, 2400, 0.06, {"workers": 12}),
@@ -154,7 +157,8 @@ BUDGETS = {
             "malenia/dense": Length(2, 2, 2, 1.0, TINY | {"network_config::dim": 8, "network_config::tokens": 2}),
             "malenia/whole": Length(2, 2, 2, 1.0, TINY | {"network_config::dim": 8, "network_config::tokens": 2}),
             "refine/clicks": Length(2, 2, 2, 1.0, {
-                "network_config::channels": "[4,4,4,4,4]", "network_config::mask_channels": 2, "edge": 32, "workers": 0,
+                "network_config::channels": "[4,4,4,4,4]", "network_config::mask_channels": 2, "edge": 32,
+                "sample_edge": 40, "workers": 0,
             }),
             "zept/organs": Length(2, 2, 2, 1.0, TINY | {"network_config::width": 8, "network_config::heads": 2}),
             "zept/tumors": Length(2, 2, 2, 1.0, TINY | {"network_config::width": 8, "network_config::heads": 2}),

@@ -2,12 +2,16 @@
 
 from collections import Counter
 
+import pytest
 import torch
 from monai.apps.deepgrow.interaction import Interaction
 from monai.data import list_data_collate
 from monai.engines import SupervisedTrainer
 
-from zerotumor.refine_training import AddClickd, RandClickTask, lesion_datalist
+from zerotumor import refine_training
+from zerotumor.refine import ClickNet
+from zerotumor.refine_training import AddClickd, GenerateLesion, RandClickTask, lesion_datalist, start_from
+from zerotumor.segmenter import build
 
 
 def sample():
@@ -96,6 +100,61 @@ def test_the_engine_clicks_as_often_as_each_sample_asks():
     one, three = ([step[k] for step in seen[1:]] for k in (0, 1))
     assert one == one[:1] * 5 and one[0] > 0
     assert three[0] == one[0] and three[0] < three[1] < three[2] == three[3] == three[4]
+
+
+@pytest.fixture
+def malenia():
+    torch.manual_seed(0)
+    return build(
+        "malenia", {"channels": [4, 4, 8, 8, 8], "mask_channels": 4, "dim": 8, "tokens": 2, "gain": 0.15}
+    ).eval()
+
+
+def click_net(**other):
+    return ClickNet(**{"channels": [4, 4, 8, 8, 8], "mask_channels": 4, "gain": 0.15, **other}).eval()
+
+
+@torch.no_grad()
+def test_it_starts_as_malenias_lesion_prior_and_blind_for_clicks(malenia, tmp_path):
+    torch.save(malenia.state_dict(), tmp_path / "model.pt")
+    net, image = click_net(), torch.rand(1, 2, 32, 32, 32)
+    start_from(net, tmp_path / "model.pt")
+    prior = malenia.decoder.priors(malenia.backbone(image))[-1]
+    for clicks in (torch.zeros(1, 3, 32, 32, 32), torch.rand(1, 3, 32, 32, 32)):
+        assert torch.allclose(net(torch.cat([image, clicks], 1)), prior, atol=1e-5)
+
+
+@torch.no_grad()
+def test_it_starts_as_another_click_network_or_its_checkpoint(tmp_path):
+    before, inputs = click_net(), torch.rand(1, 5, 32, 32, 32)
+    for state in (before.state_dict(), {"model": before.state_dict(), "ema": {}}):
+        torch.save(state, tmp_path / "model.pt")
+        net = click_net()
+        start_from(net, tmp_path / "model.pt")
+        assert torch.equal(net(inputs), before(inputs))
+
+
+def test_weights_of_another_size_are_refused(malenia, tmp_path):
+    torch.save(malenia.state_dict(), tmp_path / "model.pt")
+    for other in ({"channels": [4, 4, 8, 8, 16]}, {"gain": None}):
+        with pytest.raises(ValueError, match="does not fit this click network .*give it the same channels"):
+            start_from(click_net(**other), tmp_path / "model.pt")
+
+
+def test_masses_and_lesions_in_real_anatomy_are_drawn_too(monkeypatch):
+    scan = {"seed": 99, "difficulty": 0.5, "image": "a", "label": "b"}
+    monkeypatch.setattr(refine_training, "healthy_datalist", lambda n: [scan, {**scan, "category": "healthy"}][:n])
+    records = lesion_datalist(3, masses={"limb": 10}, scans=2)
+    assert len(records) == 3 + 8 + 1 and all(r.get("category") != "healthy" for r in records)
+    assert sum(r.get("region") == "limb" for r in records) == 8 and records[-1]["image"] == "a"
+    assert all(1.4 <= r["spacing"] <= 5.0 for r in records) and len({r["seed"] for r in records}) == len(records)
+
+
+def test_a_lesion_of_a_record_is_drawn():
+    record = lesion_datalist(0, masses={"limb": 2})[0]
+    made = GenerateLesion(32)(record)
+    assert set(made) == {"image", "lesions"} and made["image"].shape == (2, 32, 32, 32)
+    assert made["lesions"].any() and torch.equal(made["lesions"], GenerateLesion(32)(record)["lesions"])
 
 
 def test_voxels_are_as_fine_and_as_coarse_as_those_of_windows():

@@ -16,12 +16,12 @@ import torch
 import train_starter
 import typer
 from monai.bundle import ConfigParser
-from starter_plan import ADDED, BUDGETS, LAST, PHANTOMS, STAGES, TOOLS
+from starter_plan import ADDED, BUDGETS, LAST, PHANTOMS, STAGES, TINY, TOOLS
 from starter_run import BUNDLE, PAUSED, Programme, ProgrammeError, whole
 from typer.testing import CliRunner
 
 from zerotumor.diffugts.options import Options
-from zerotumor.segmenter import METHODS, class_of, save_state
+from zerotumor.segmenter import METHODS, build, class_of, save_state
 
 app = typer.Typer()
 app.command()(train_starter.main)
@@ -54,6 +54,16 @@ def finished(programme, stage, value=1.0):
         network = torch.nn.Linear(1, 1)
         torch.nn.init.constant_(network.weight, value)
         save_state(network, programme.folder(stage) / name, {"method": stage.method, "config": {}})
+
+
+@pytest.fixture
+def malenia_trained(tmp_path):
+    """What the click network starts from, of the size that the smoke budget has."""
+    programme, stage = Programme(tmp_path, "smoke"), next(s for s in STAGES if s.name == "malenia/whole")
+    told = {key.split("::")[-1]: value for key, value in TINY.items() if "channels" in key}
+    config = {**told, "channels": json.loads(told["channels"]), "dim": 8, "tokens": 2, "gain": 0.15}
+    save_state(build("malenia", config), programme.folder(stage) / stage.makes, {"method": "malenia", "config": config})
+    assert programme.done(stage)
 
 
 # ---- the plan -------------------------------------------------------------------------------------------------------
@@ -158,7 +168,7 @@ def test_all_that_methods_need_is_shipped():
 # ---- running it -----------------------------------------------------------------------------------------------------
 
 
-def test_a_stage_is_cut_goes_on_and_is_not_trained_twice(tmp_path, monkeypatch):
+def test_a_stage_is_cut_goes_on_and_is_not_trained_twice(tmp_path, monkeypatch, malenia_trained):
     started = []
     monkeypatch.setattr(starter_run, "start", lambda *a: (started.append(a[0]), here(*a))[1])
     order = ("--budget", "smoke", "--only", "refine", "--out", tmp_path)
@@ -193,7 +203,7 @@ def test_a_checkpoint_that_was_cut_off_does_not_count(tmp_path):
     assert programme.trained(stage) == 3 and programme.state(stage).startswith("3 of")
 
 
-def test_no_time_is_a_clean_stop(tmp_path, monkeypatch):
+def test_no_time_is_a_clean_stop(tmp_path, monkeypatch, malenia_trained):
     monkeypatch.setattr(starter_run, "start", lambda *a: pytest.fail("something was started"))
     invoke("--budget", "smoke", "--only", "refine", "--out", tmp_path, "--minutes", 0, code=PAUSED)
 
@@ -203,7 +213,7 @@ def test_a_process_that_takes_too_long_is_ended(tmp_path):
     assert starter_run.start(endless, tmp_path / "log.txt", until=0.0) == PAUSED
 
 
-def test_a_failure_names_its_reason_and_the_log(tmp_path, monkeypatch):
+def test_a_failure_names_its_reason_and_the_log(tmp_path, monkeypatch, malenia_trained):
     broken = [sys.executable, "-c", "import sys; print('no space left'); sys.exit(3)"]
     monkeypatch.setattr(Programme, "command", lambda *a: broken)
     said = invoke("--budget", "smoke", "--only", "refine", "--out", tmp_path, code=2)
@@ -292,10 +302,10 @@ def test_measuring_times_the_second_epoch_and_leaves_nothing_behind(tmp_path, mo
         return True
 
     monkeypatch.setattr(Programme, "train", pretend)
-    order = ("--budget", "cpu", "--only", "refine", "--out", tmp_path)
+    order = ("--budget", "cpu", "--only", "diffugts/autoencoder", "--out", tmp_path)
     assert "~" in invoke(*order, "--list")
     assert "0.40 steps a second, 2.00 s a new phantom" in invoke(*order, "--measure")
-    length = starter_plan.BUDGETS["cpu"].stages["refine/clicks"]
+    length = starter_plan.BUDGETS["cpu"].stages["diffugts/autoencoder"]
     hours = (length.steps * 2.5 + length.phantoms * 2.0) / 3600
     said = invoke(*order, "--list")
     assert f"{hours:.2f}" in said and "~" not in said

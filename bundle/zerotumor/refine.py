@@ -37,11 +37,20 @@ ROOM = 1.6
 
 
 class ClickNet(nn.Module):
-    """(B, 5, X, Y, Z): scan in two windows of gray, mask so far, clicks inside, clicks outside -> logits (B, 1, X, Y, Z)."""
+    """(B, 5, X, Y, Z): scan in two windows of gray, mask so far, clicks inside, clicks outside -> logits (B, 1, X, Y, Z).
 
-    def __init__(self, channels: Sequence[int] = (16, 32, 64, 128, 256), mask_channels: int = 8) -> None:
+    Args:
+        channels, mask_channels, gain: of `backbone.ResidualBackbone`.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int] = (16, 32, 64, 128, 256),
+        mask_channels: int = 8,
+        gain: float | None = None,
+    ) -> None:
         super().__init__()
-        self.backbone = ResidualBackbone(5, channels, mask_channels)
+        self.backbone = ResidualBackbone(5, channels, mask_channels, gain)
         self.head = nn.Conv3d(mask_channels, 1, kernel_size=1)
 
     def forward(self, inputs: Tensor) -> Tensor:

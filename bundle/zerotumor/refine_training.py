@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -13,29 +13,46 @@ from monai.transforms import MapTransform, Randomizable, Transform
 from torch import Tensor
 
 from .clicks import Click, balls, next_click
-from .phantom import generate
+from .healthy import healthy_datalist
+from .malenia.criterion import PRIOR_SCALES
+from .phantom.datalist import phantom_datalist
 from .phantom.world import SEEN_WEIGHTS
+from .refine import ClickNet
 from .segmenter import save_state
-from .training import about_training
-from .transforms import normalize
+from .training import GeneratePhantom, about_training
 
+FINEST, COARSEST = 1.4, 5.0
+"""mm of the voxels that samples have."""
 ERASE, SPILL = 0.35, 0.35
 """Chances that a spoiled mask loses a part, and that it gains a false one."""
 
 
-def lesion_datalist(count: int, start: int = 0, difficulty: tuple[float, float] = (0.2, 1.0)) -> list[dict]:
-    """One record a phantom, all with a lesion of a seen kind; voxel sizes run from 1.4 to 5 mm, as those of windows do."""
+def lesion_datalist(
+    count: int,
+    start: int = 0,
+    difficulty: tuple[float, float] = (0.2, 1.0),
+    masses: Mapping[str, int] | None = None,
+    scans: int = 0,
+) -> list[dict]:
+    """One record a sample, nearly all with a lesion; voxel sizes run from 1.4 to 5 mm, as those of windows do.
+
+    Args:
+        count: phantoms with lesions of seen kinds. masses: more of them, see `phantom.datalist.phantom_datalist`. scans: and
+            lesions in real anatomy, see `healthy.healthy_datalist`.
+    """
     low, high = difficulty
     kinds = list(SEEN_WEIGHTS)
-    return [
+    records = [
         {
             "seed": s,
             "difficulty": low + (high - low) * (s * 0.618034 % 1),
-            "spacing": 1.4 + 3.6 * (s * 0.754878 % 1),
             "category": kinds[(s * 7) % len(kinds)] if s % 2 else "abstract lesion",
         }
         for s in range(start, start + count)
     ]
+    records += phantom_datalist(0, start + count, masses=masses) + healthy_datalist(scans)
+    sick = [r for r in records if r.get("category") != "healthy"]
+    return [{**r, "spacing": FINEST + (COARSEST - FINEST) * (r["seed"] * 0.754878 % 1)} for r in sick]
 
 
 class GenerateLesion(Transform):
@@ -45,15 +62,8 @@ class GenerateLesion(Transform):
         self.edge = edge
 
     def __call__(self, data: Mapping[str, object]) -> dict[str, Tensor]:
-        phantom = generate(
-            int(data["seed"]),
-            shape=(self.edge,) * 3,
-            spacing=float(data["spacing"]),
-            difficulty=float(data["difficulty"]),
-            category=str(data["category"]),
-        )
-        image = normalize(phantom.image, phantom.modality).half()
-        return {"image": image, "lesions": phantom.lesions.to(torch.uint8)}
+        sample = GeneratePhantom((self.edge,) * 3, float(data["spacing"]))(data)
+        return {name: sample[name] for name in ("image", "lesions")}
 
 
 class RandClickTask(Randomizable, Transform):
@@ -145,12 +155,46 @@ class AddClickd(Randomizable, MapTransform):
         return Click(tuple(near[int(self.R.randint(len(near)))].tolist()), click.inside) if len(near) else click
 
 
+def start_from(network: ClickNet, path: str | Path) -> None:
+    """Take a click network's weights, or Malenia's: its backbone, blind for mask and clicks at first, and its lesion prior.
+
+    Raises:
+        ValueError: they are neither, or of another size.
+    """
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    given, own = {k: v.float() for k, v in state.get("model", state).items()}, network.state_dict()
+    state = given
+    if not any(name.startswith("head.") for name in given):
+        last = len(PRIOR_SCALES) - 1
+        names = {n: n.replace("head.", f"decoder.prior.{last}.") for n in own}
+        state = {n: _widened(given[there], own[n]) for n, there in names.items() if there in given}
+    wrong = [n for n, value in own.items() if n not in state or state[n].shape != value.shape]
+    wrong += [n for n in given if n.startswith("backbone.") and n not in own]
+    if wrong:
+        raise ValueError(f"{path} does not fit this click network ({', '.join(wrong[:3])}): give it the same channels")
+    network.load_state_dict(state)
+
+
+def _widened(weight: Tensor, like: Tensor) -> Tensor:
+    """A convolution's weight for more channels, those that it does not know last; of another size otherwise, as it is."""
+    if weight.ndim < 2 or weight.shape[1] >= like.shape[1] or weight[:, 0].shape != like[:, 0].shape:
+        return weight
+    wide = torch.zeros_like(like)
+    wide[:, : weight.shape[1]] = weight
+    return wide
+
+
 def export(
-    network: torch.nn.Module, folder: str, config: Mapping[str, object], trainer: Engine, pretrained: str | None = None
+    network: torch.nn.Module,
+    folder: str,
+    config: Mapping[str, object],
+    trainer: Engine,
+    pretrained: str | None = None,
+    scans: Sequence[Mapping[str, object]] = (),
 ) -> Path:
-    """Write the trained network and its record to `folder`/model.pt and .json; `pretrained` is what the run started from."""
+    """Write the trained network and its record to `folder`/model.pt and .json; the rest as of `training.about_training`."""
     path = Path(folder) / "model.pt"
-    trained = about_training(trainer, pretrained)
+    trained = about_training(trainer, pretrained, scans)
     save_state(network, path, {"method": "refine", "config": dict(config), "trained": trained})
     logging.getLogger(__name__).info(f"wrote {path}: {json.dumps(trained)}")
     return path
