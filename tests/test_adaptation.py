@@ -45,7 +45,7 @@ def model(request, encoder):
 @pytest.fixture(autouse=True)
 def anywhere(monkeypatch):
     """Places that untrained weights see are of no interest here."""
-    monkeypatch.setattr(adaptation, "place_map", lambda *_: None)
+    monkeypatch.setattr(adaptation.Places, "fits", lambda *_: None)
 
 
 def ct_image(seed=0, size=(32, 36, 32)):
@@ -134,7 +134,7 @@ def test_prompts_that_mean_the_same_are_answered_in_one_look(model):
 def test_a_specialist_is_heard_where_the_place_fits(model, monkeypatch):
     place, specialist = torch.ones(32, 36, 32), specialist_for(model, probability=0.9)
     place[:, :18] = 0.2
-    monkeypatch.setattr(adaptation, "place_map", lambda method, image, prompt: place if method is model else None)
+    monkeypatch.setattr(adaptation.Places, "fits", lambda at, prompt: place if at.model is model else None)
     prompts = parse("soft tissue sarcoma", encoder=model.encoder)
     found = segment_volume(Adapted(model, [specialist]), ct_image(), prompts).probabilities[0] >= 0.5
     assert found[:, 20:].all() and not found[:, :16].any()

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from zerotumor import places as places_module
 from zerotumor.datasets import covering
-from zerotumor.places import place_map, place_match
+from zerotumor.places import Places, place_match
 from zerotumor.prompts import parse
 from zerotumor.segmenter import Segmenter
 
@@ -48,7 +49,8 @@ def test_a_scan_is_told_apart_by_its_organs(size):
     image = torch.full((2, *size), 0.2)
     image[:, :20] = 0.8
     model = Halves()
-    muscle, bone = (place_map(model, image, parse(text)[0]) for text in ("muscle tumor", "bone tumor"))
+    places = Places(model, image)
+    muscle, bone = (places.fits(parse(text)[0]) for text in ("muscle tumor", "bone tumor"))
     assert muscle.shape == bone.shape == size
     assert (muscle[:16] == 1).all() and muscle[26:].max() < 0.35
     assert (bone[26:] == 1).all() and bone[:14].max() < 0.35
@@ -57,7 +59,19 @@ def test_a_scan_is_told_apart_by_its_organs(size):
 
 def test_no_place_is_known_where_the_prompt_or_the_method_names_none():
     model, image = Halves(), torch.rand(2, 32, 32, 32)
-    assert place_map(model, image, parse("tumor")[0]) is None
-    assert place_map(model, image, parse("liver tumor")[0]) is None  # this method has no liver
+    assert Places(model, image).fits(parse("tumor")[0]) is None
+    assert Places(model, image).fits(parse("liver tumor")[0]) is None  # this method has no liver
     model.organ_names = ()
-    assert place_map(model, image, parse("bone tumor")[0]) is None
+    assert Places(model, image).fits(parse("bone tumor")[0]) is None
+
+
+def test_a_scan_is_looked_at_once_and_only_when_a_place_is_asked_for(monkeypatch):
+    looks = []
+    monkeypatch.setattr(
+        places_module, "organ_volume", lambda model, image: looks.append(1) or torch.rand(3, 32, 32, 32)
+    )
+    places = Places(Halves(), torch.rand(2, 32, 32, 32))
+    assert places.fits(parse("tumor")[0]) is None and not looks
+    for text in ("bone tumor", "muscle tumor", "bone tumor"):
+        assert places.fits(parse(text)[0]).shape == (32, 32, 32)
+    assert len(looks) == 1

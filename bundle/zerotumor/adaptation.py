@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .lesion_network import LesionNetwork
-from .places import place_map
+from .places import Places
 from .prompts import Prompt
 from .segmenter import Segmentation, Segmenter
 from .transforms import shows_ct
@@ -56,13 +56,8 @@ class Specialist(nn.Module):
         self.register_buffer("embedding", embedding.float().clone())
 
     def answer(self, image: Tensor, place: Tensor | None = None) -> Tensor:
-        """A prepared scan (2, X, Y, Z) -> logits (X, Y, Z), counted from THETA.
-
-        Args:
-            place: how well each voxel's place fits the prompt, (X, Y, Z) in 0..1: the network knows lesions and no organs.
-        """
-        probability = self.network.probability(image)
-        return counted(probability if place is None else probability * place)
+        """A prepared scan (2, X, Y, Z), and how well each voxel's place fits -> logits (X, Y, Z), see `counted`."""
+        return counted(self.network.probability(image), place)
 
     def share(self, prompt: Prompt, modality: str, embedding: Tensor | None) -> float:
         """How much it has to say about a prompt, 0 to 1.
@@ -80,8 +75,13 @@ class Specialist(nn.Module):
         return min(1.0, max(0.0, (near - NEAR) / (SAME - NEAR)))
 
 
-def counted(probability: Tensor) -> Tensor:
-    """Probabilities -> logits that are positive from THETA, within BOUND."""
+def counted(probability: Tensor, place: Tensor | None = None) -> Tensor:
+    """Probabilities -> logits that are positive from THETA, within BOUND.
+
+    Args:
+        place: how well each voxel's place fits the prompt, 0..1, of `Places.fits`: a network knows lesions and no organs.
+    """
+    probability = probability if place is None else probability * place
     return (torch.logit(probability.float(), eps=1e-4) - torch.logit(torch.tensor(THETA))).clamp(-BOUND, BOUND)
 
 
@@ -163,7 +163,8 @@ class Adapted(Segmenter):
         threshold = torch.logit(torch.tensor(self.theta))
         for b in range(len(image)):
             modality = "CT" if shows_ct(image[b]) else "MR"
-            said: dict[tuple, Tensor] = {}  # several prompts may mean the same
+            found: dict[int, Tensor] = {}  # several prompts may mean the same
+            places = Places(self.base, image[b])
             for p, prompt in enumerate(prompts):
                 k, share = self.best(prompt, modality)
                 if k is None:
@@ -171,11 +172,10 @@ class Adapted(Segmenter):
                 own, where = logits[b, p], self.specialists[k].learned.where
                 if where == EMPTY and finds(self, own):
                     continue
-                asked = (k, prompt.organs)
-                if asked not in said:
-                    place = place_map(self.base, image[b], prompt)
-                    said[asked] = self.specialists[k].answer(image[b], place).to(logits.device)
-                mixed = share * chosen(self, own, said[asked], where) + (1 - share) * own.clamp(-BOUND, BOUND)
+                if k not in found:
+                    found[k] = self.specialists[k].network.probability(image[b])
+                new = counted(found[k], places.fits(prompt)).to(logits.device)
+                mixed = share * chosen(self, own, new, where) + (1 - share) * own.clamp(-BOUND, BOUND)
                 logits[b, p], ungated[b, p] = mixed, mixed.sigmoid()
                 scores[b, p] = (mixed.amax() + threshold).sigmoid()  # a score counts from theta, a logit from zero
         return Segmentation(logits, scores, answer.attributes, {**answer.extras, "ungated": ungated})

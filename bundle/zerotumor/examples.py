@@ -13,7 +13,7 @@ from .annotation import check_label
 from .inferer import undecided
 from .phantom import generate
 from .pipeline import EncodedScan
-from .places import place_map
+from .places import Places
 from .prompts import Prompt
 from .segmenter import Segmenter
 from .transforms import normalize
@@ -35,7 +35,7 @@ class Example:
     truth: Tensor  # (x, y, z): share of each voxel that is lesion
     spacing: float  # mm
     said: Tensor | None = None  # (x, y, z) the method's logits, counted from theta; None of a phantom
-    place: Tensor | None = None  # (x, y, z) how well it fits the prompt (`places.place_map`); None: anywhere
+    place: Tensor | None = None  # (x, y, z) how well it fits the prompt (`Places.fits`); None: anywhere
     name: str = ""
 
 
@@ -61,8 +61,8 @@ def example(model: Segmenter, encoded: EncodedScan, prompt: Prompt, mask: Tensor
 
 
 def place_of(model: Segmenter, encoded: EncodedScan, prompt: Prompt) -> Tensor | None:
-    """How well each voxel's place fits a prompt, (x, y, z) on the method's grid: `places.place_map`."""
-    return place_map(model, torch.as_tensor(encoded.prepared).as_subclass(Tensor), prompt)
+    """How well each voxel's place fits a prompt, (x, y, z) on the method's grid: `Places.fits`."""
+    return Places(model, torch.as_tensor(encoded.prepared).as_subclass(Tensor)).fits(prompt)
 
 
 def example_of(

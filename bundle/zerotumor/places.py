@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -37,12 +38,23 @@ def place_match(organs: Tensor, hosts: Tensor) -> Tensor:
     return (torch.stack(rows, 1) / FITS).clamp_max(1)
 
 
-def place_map(model: Segmenter, image: Tensor, prompt: Prompt) -> Tensor | None:
-    """The same of a prepared scan (2, X, Y, Z) -> (X, Y, Z); None if the prompt names no organ that the method knows."""
-    hosts = torch.zeros(1, len(model.organ_names), dtype=torch.bool)
-    hosts[0, list(covering(model.organ_names, prompt.organs))] = True
-    if not hosts.any():
-        return None
-    organs = organ_volume(model, image)[None, 1:]
-    coarse = F.avg_pool3d(organs, 2, ceil_mode=True, count_include_pad=False)
-    return resized(place_match(coarse, hosts)[0], image.shape[1:])[0]
+class Places:
+    """A scan's organs, which are looked at once, whatever is asked for.
+
+    Args:
+        model: that sees organs. image: prepared, (2, X, Y, Z).
+    """
+
+    def __init__(self, model: Segmenter, image: Tensor) -> None:
+        self.model, self.image = model, image
+
+    @cached_property
+    def organs(self) -> Tensor:
+        """Their probabilities (1, N, x, y, z) on every other voxel along each axis."""
+        return F.avg_pool3d(organ_volume(self.model, self.image)[None, 1:], 2, ceil_mode=True, count_include_pad=False)
+
+    def fits(self, prompt: Prompt) -> Tensor | None:
+        """How well each voxel's place fits a prompt, (X, Y, Z) in 0..1; None if it names no organ that the method knows."""
+        hosts = torch.zeros(1, len(self.model.organ_names), dtype=torch.bool)
+        hosts[0, list(covering(self.model.organ_names, prompt.organs))] = True
+        return resized(place_match(self.organs, hosts)[0], self.image.shape[1:])[0] if hosts.any() else None
