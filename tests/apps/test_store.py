@@ -88,7 +88,8 @@ def test_no_label_is_lost_to_a_process_that_writes_all_the_time(tmp_path_factory
     store = Folder(str(tmp_path))
     code = ("import sys; sys.path[:0] = sys.argv[1:3]; from lib.compat import import_without_torchvision\n"
             "import_without_torchvision(); from lib.store import Folder; store = Folder(sys.argv[3])\n"
-            "print('ready', flush=True)\nfor k in range(10**6): store.update_image_info('scan0', {'score': k})")  # fmt: skip
+            "store.update_image_info('scan0', {'score': 1}); print('ready', flush=True)\n"  # else it may never have its turn
+            "for k in range(2, 10**6): store.update_image_info('scan0', {'score': k})")  # fmt: skip
     root = Path(__file__).resolve().parents[2]
     paths = [str(root / "apps" / "zerotumor"), str(root / "bundle"), str(tmp_path)]
     with subprocess.Popen([sys.executable, "-c", code, *paths], stdout=subprocess.PIPE, text=True) as scoring:
