@@ -42,6 +42,16 @@ def test_the_two_deepest_levels_are_balanced_where_a_gain_is_given():
     assert all(float(balanced.encoder[k].gain.grad.abs().max()) > 0 for k in (3, 4))
 
 
+def test_with_a_full_grid_all_but_the_last_map_has_the_same_names_and_sizes():
+    shuffled = ResidualBackbone(2, (4, 4, 8, 8, 8), mask_channels=8)
+    fine = ResidualBackbone(2, (4, 4, 8, 8, 8), mask_channels=6, fine_channels=5)
+    names = {k: v.shape for k, v in fine.state_dict().items()}
+    assert {k.split(".")[0] for k in set(names) - set(shuffled.state_dict())} == {"detail", "rise", "fine"}
+    assert {k.split(".")[0] for k in set(shuffled.state_dict()) - set(names)} == {"sharpen"}
+    maps = fine(torch.rand(1, 2, 32, 16, 48))
+    assert maps["f4"].shape == (1, 6, 32, 16, 48) and fine.feature_channels["f4"] == 6
+
+
 def test_bad_arguments_say_what_to_do():
     with pytest.raises(ValueError, match="five levels"):
         ResidualBackbone(2, (4, 8))

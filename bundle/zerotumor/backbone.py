@@ -5,8 +5,9 @@ Unlike `monai.networks.nets.UNet`, which returns one map, this one returns four:
 * `f1`, `f2`, `f3`: stride 8, 4 and 2, what tokens and queries attend to (Malenia 3.3, blocks 1 to 3);
 * `f4`: stride 1, what the final masks are read from.
 
-The first convolution is strided and the last map is narrow and comes from a sub-pixel shuffle: on a CPU, work on the
-full grid is bound by memory, and this halves the time of a training step.
+The first convolution is strided. The last map comes from a sub-pixel shuffle, which halves the time of a training step on
+a CPU, where work on the full grid is bound by memory; or, slower, from convolutions on the full grid, which keep what is a
+voxel or two thin: ribs, planes of fat, vessels.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ def coordinates(like: Tensor) -> Tensor:
     axes = [torch.linspace(-1, 1, n, device=like.device, dtype=like.dtype) for n in like.shape[2:]]
     xyz = torch.stack(torch.meshgrid(*axes, indexing="ij"))
     return torch.cat([xyz, xyz.square()]).expand(like.shape[0], -1, -1, -1, -1)
+
+
+FINE_ACTIVATION = ("leakyrelu", {"negative_slope": 0.01, "inplace": True})
+"""On the full grid the backward pass of MONAI's usual PReLU takes as long as that of a convolution."""
 
 
 class BalancedUnit(ResidualUnit):
@@ -61,6 +66,8 @@ class ResidualBackbone(nn.Module):
         channels: width of the encoder's levels, finest (stride 2) first, the last being the bottleneck (stride 16).
         mask_channels: width of `f4`, the full-resolution map.
         gain: of the two deepest levels, which are a `BalancedUnit` each; None: a `ResidualUnit`, like the others.
+        fine_channels: width of the image's and the decoder's part on the full grid, which `f4` is convolved from; None: `f4`
+            is shuffled from stride 2.
     """
 
     def __init__(
@@ -69,6 +76,7 @@ class ResidualBackbone(nn.Module):
         channels: Sequence[int] = (16, 32, 64, 128, 256),
         mask_channels: int = 8,
         gain: float | None = None,
+        fine_channels: int | None = None,
     ) -> None:
         super().__init__()
         if len(channels) != 5:
@@ -81,11 +89,18 @@ class ResidualBackbone(nn.Module):
             unit(3, a, b, strides=s, kernel_size=3, subunits=2) for unit, (a, b, s) in zip(kinds, steps, strict=True)
         )
         self.decoder = nn.ModuleList(self._up(a, b) for a, b in ((c5 + c4, c3), (c3 + c3, c2), (c2 + c2, c1)))
-        # The input, folded to stride 2 without loss, joins the last map: edges that the first convolution blurred return.
-        self.sharpen = nn.Sequential(
-            Convolution(3, 2 * c1 + 8 * in_channels, 2 * c1, kernel_size=3),
-            nn.Conv3d(2 * c1, 8 * mask_channels, kernel_size=1),
-        )
+        if fine_channels:
+            conv = partial(Convolution, 3, kernel_size=3, act=FINE_ACTIVATION)
+            self.detail = conv(in_channels, fine_channels)
+            self.rise = nn.ConvTranspose3d(c1, fine_channels, kernel_size=2, stride=2)
+            self.fine = conv(2 * fine_channels, mask_channels)
+        else:
+            # The input, folded to stride 2 without loss, joins the last map: edges that the first strides blurred return.
+            self.sharpen = nn.Sequential(
+                Convolution(3, 2 * c1 + 8 * in_channels, 2 * c1, kernel_size=3),
+                nn.Conv3d(2 * c1, 8 * mask_channels, kernel_size=1),
+            )
+        self.shuffles = not fine_channels
         self.feature_channels = {"f1": c3, "f2": c2, "f3": c1, "f4": mask_channels}
 
     @staticmethod
@@ -116,6 +131,12 @@ class ResidualBackbone(nn.Module):
         f1 = self.decoder[0](torch.cat([e5, e4], 1))
         f2 = self.decoder[1](torch.cat([f1, e3], 1))
         f3 = self.decoder[2](torch.cat([f2, e2], 1))
-        folded = pixelunshuffle(image, spatial_dims=3, scale_factor=2)
-        f4 = pixelshuffle(self.sharpen(torch.cat([f3, e1, folded], 1)), spatial_dims=3, scale_factor=2)
+        f4 = self._full_grid(image, e1, f3)
         return {"e1": e1, "e2": e2, "e3": e3, "e5": e5, "f1": f1, "f2": f2, "f3": f3, "f4": f4}
+
+    def _full_grid(self, image: Tensor, e1: Tensor, f3: Tensor) -> Tensor:
+        """f4 from the image and both maps of stride 2."""
+        if self.shuffles:
+            folded = pixelunshuffle(image, spatial_dims=3, scale_factor=2)
+            return pixelshuffle(self.sharpen(torch.cat([f3, e1, folded], 1)), spatial_dims=3, scale_factor=2)
+        return self.fine(torch.cat([self.rise(f3), self.detail(image)], 1))

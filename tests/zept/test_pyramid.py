@@ -32,3 +32,10 @@ def test_masks_are_read_from_an_even_map():
         v[inner].unfold(4, 2, 2)[..., 0].mean() - v[inner].unfold(4, 2, 2)[..., 1].mean() for v in (mask, shuffled)
     ]
     assert abs(parity[0]) < 0.3 * abs(parity[1])
+
+
+def test_a_map_from_the_full_grid_needs_no_evening():
+    torch.manual_seed(0)
+    backbone = ResidualPyramid(2, [4] * 5, 3, fine_channels=4)
+    image = torch.rand(1, 2, 32, 32, 32)
+    assert torch.equal(backbone(image).mask, backbone.levels(image)["f4"])

@@ -37,11 +37,11 @@ class ZePT(Segmenter):
     """The method, whole; see `bundle/docs/methods.md` for the paper's section behind each part.
 
     Args:
-        classes: "starter" or "paper", see `classes`. backbone: "residual" (`channels`, `mask_channels`, `gain`) or
-        "swin" (`feature_size`). in_channels: 2, or 1 for the soft-tissue window alone, as in the paper. width: of the tumor
-        queries; None for the paper's, that of the coarsest map. heads: of all attention. text_dim: width of the text
-        encoder. spacing: mm of the grid. patch: edge of training patch and window, voxels. theta: probability from
-        which a voxel is painted; of the anomaly prompt, one half. theta_peak, edge_weight, zooms, tight_zooms: see
+        classes: "starter" or "paper", see `classes`. backbone: "residual" (`channels`, `mask_channels`, `gain`,
+        `fine_channels`) or "swin" (`feature_size`). in_channels: 2, or 1 for the soft-tissue window alone, as in the paper.
+        width: of the tumor queries; None for the paper's, that of the coarsest map. heads: of all attention. text_dim: width
+        of the text encoder. spacing: mm of the grid. patch: edge of training patch and window, voxels. theta: probability
+        from which a voxel is painted; of the anomaly prompt, one half. theta_peak, edge_weight, zooms, tight_zooms: see
         `Segmenter`. place: exponent of how well a voxel's place fits the organs of a prompt (`places.place_match`); ours,
         0 in the paper. options: see `options.Options`.
 
@@ -73,6 +73,7 @@ class ZePT(Segmenter):
         place: float = 0.0,
         checkpointing: bool = False,
         gain: float | None = None,
+        fine_channels: int | None = None,
         **options: str,
     ) -> None:
         super().__init__()
@@ -87,7 +88,7 @@ class ZePT(Segmenter):
         if backbone == "swin":
             self.backbone = SwinPyramid(in_channels, feature_size, checkpointing)
         else:
-            self.backbone = ResidualPyramid(in_channels, channels, mask_channels, gain)
+            self.backbone = ResidualPyramid(in_channels, channels, mask_channels, gain, fine_channels)
         widths, masks = self.backbone.widths, self.backbone.mask_channels
         self.organs, self.tumors = len(self.classes.organs), len(self.classes.tumors)
         self.organ_names = self.classes.organs

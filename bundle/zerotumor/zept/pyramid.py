@@ -31,13 +31,18 @@ class ResidualPyramid(ResidualBackbone):
     Its tensors have the names that they have in every method on this backbone, so that one can start from another's.
 
     Args:
-        in_channels, channels, mask_channels, gain: of `backbone.ResidualBackbone`.
+        in_channels, channels, mask_channels, gain, fine_channels: of `backbone.ResidualBackbone`.
     """
 
     def __init__(
-        self, in_channels: int, channels: Sequence[int], mask_channels: int, gain: float | None = None
+        self,
+        in_channels: int,
+        channels: Sequence[int],
+        mask_channels: int,
+        gain: float | None = None,
+        fine_channels: int | None = None,
     ) -> None:
-        super().__init__(in_channels, channels, mask_channels, gain)
+        super().__init__(in_channels, channels, mask_channels, gain, fine_channels)
         c1, c2, c3, _, c5 = channels
         self.widths, self.mask_channels = (c5, c3, c2, c1), mask_channels
 
@@ -48,7 +53,7 @@ class ResidualPyramid(ResidualBackbone):
         # values in the hundreds would drown every query that looks at it.
         maps["e5"] = F.layer_norm(maps["e5"].movedim(1, -1), maps["e5"].shape[1:2]).movedim(-1, 1)
         encoder, decoder = ([maps[k] for k in keys] for keys in (("e5", "e3", "e2", "e1"), ("e5", "f1", "f2", "f3")))
-        return Pyramid(encoder, decoder, evened(maps["f4"]))
+        return Pyramid(encoder, decoder, evened(maps["f4"]) if self.shuffles else maps["f4"])
 
 
 def evened(shuffled: Tensor) -> Tensor:
