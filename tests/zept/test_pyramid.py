@@ -3,7 +3,8 @@
 import torch
 from monai.networks.utils import pixelshuffle
 
-from zerotumor.zept.pyramid import ResidualPyramid, evened
+from zerotumor.backbone import evened
+from zerotumor.zept.pyramid import ResidualPyramid
 
 
 def test_a_checkerboard_is_evened_out_and_nothing_is_moved():
@@ -34,8 +35,14 @@ def test_masks_are_read_from_an_even_map():
     assert abs(parity[0]) < 0.3 * abs(parity[1])
 
 
-def test_a_map_from_the_full_grid_needs_no_evening():
+def test_what_rises_to_the_full_grid_has_no_parity():
     torch.manual_seed(0)
     backbone = ResidualPyramid(2, [4] * 5, 3, fine_channels=4)
     image = torch.rand(1, 2, 32, 32, 32)
-    assert torch.equal(backbone(image).mask, backbone.levels(image)["f4"])
+    assert torch.equal(backbone(image).mask, backbone.levels(image)["f4"])  # nothing is evened a second time
+    cell, seen = torch.randn(1, 4, 2, 2, 2), []  # what eight kernels answer to the same tissue
+    backbone.rise.register_forward_hook(lambda module, inputs, output: cell.repeat(1, 1, 16, 16, 16))
+    backbone.fine.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0][:, :4]))
+    backbone.levels(image)
+    inner = seen[0][..., 1:-1, 1:-1, 1:-1]
+    torch.testing.assert_close(inner, cell.mean((2, 3, 4), keepdim=True).expand_as(inner))

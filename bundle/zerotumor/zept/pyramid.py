@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
-from monai.networks.layers import separable_filtering
 from monai.networks.nets import SwinUNETR
 from torch import Tensor, nn
 
-from ..backbone import ResidualBackbone
+from ..backbone import ResidualBackbone, evened
 
 LEVELS = 4
 
@@ -54,16 +52,6 @@ class ResidualPyramid(ResidualBackbone):
         maps["e5"] = F.layer_norm(maps["e5"].movedim(1, -1), maps["e5"].shape[1:2]).movedim(-1, 1)
         encoder, decoder = ([maps[k] for k in keys] for keys in (("e5", "e3", "e2", "e1"), ("e5", "f1", "f2", "f3")))
         return Pyramid(encoder, decoder, evened(maps["f4"]) if self.shuffles else maps["f4"])
-
-
-def evened(shuffled: Tensor) -> Tensor:
-    """A map (B, C, X, Y, Z) from a sub-pixel shuffle, blurred as little as takes its checkerboard away.
-
-    The eight voxels of a cell come from eight kernels of their own. Where these were trained little, voxels of one parity
-    are darker than their neighbors, and masks have holes. Here both parities of every axis give half of every voxel.
-    """
-    kernel = torch.tensor([0.25, 0.5, 0.25], dtype=shuffled.dtype, device=shuffled.device)
-    return separable_filtering(shuffled, [kernel] * 3, mode="replicate")
 
 
 class SwinPyramid(nn.Module):
