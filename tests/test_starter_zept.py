@@ -54,7 +54,7 @@ def test_knows_organs_of_the_abdomen_and_their_sides(model):
             if truth.sum() > 50:
                 values[name].append(float(dice(labels == 1 + model.organ_names.index(name), truth)))
     means = {name: np.mean(found) for name, found in values.items()}
-    assert means["liver"] > 0.7 and min(means.values()) > 0.3 and np.mean(list(means.values())) > 0.5, means
+    assert means["liver"] > 0.7 and min(means.values()) > 0.2 and np.mean(list(means.values())) > 0.5, means
 
 
 def test_lesions_are_more_anomalous_than_the_rest_of_the_body(model):
