@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 PHANTOMS = "phantoms"
 """Folder, in that of the runs, of the phantoms that several methods share: all on one grid, whatever a network's is."""
 MALENIA = ("train",)
+DENSE = ("train", "dense_train")
 ZEPT = ("train", "zept", "zept_train")
 ATTENTION = ("train", "diffugts", "diffugts_attention", "diffugts_taps")
 CLOSED_SET = ("train", "closed_set_train")
@@ -32,7 +33,7 @@ class Stage:
 
 
 STAGES = (
-    Stage("malenia/dense", MALENIA, {"dense": True, "learning_rate": 1.4e-3}, shared={"dataset_dir": PHANTOMS}),
+    Stage("malenia/dense", DENSE, {"learning_rate": 2e-3}, shared={"dataset_dir": PHANTOMS}),
     Stage(
         "malenia/whole", MALENIA, {"learning_rate": 8e-4}, {"pretrained": "malenia/dense/model.pt"},
         {"dataset_dir": PHANTOMS}, ships={"model.pt": "model.pt"},
@@ -42,7 +43,8 @@ STAGES = (
         ships={"model.pt": "refine/model.pt"},
     ),
     Stage(
-        "zept/organs", ZEPT, {"stage": 1}, {"pretrained": "malenia/whole/model.pt"}, {"dataset_dir": PHANTOMS},
+        "zept/organs", ZEPT, {"stage": 1, "renamed": {"method.": ""}},
+        {"pretrained": "malenia/dense/best.pt", "organ_layer": "malenia/dense/best.pt"}, {"dataset_dir": PHANTOMS},
     ),
     Stage(
         "zept/tumors", ZEPT, {"stage": 2}, {"pretrained": "zept/organs/best.pt"}, {"dataset_dir": PHANTOMS},
@@ -122,7 +124,7 @@ BUDGETS = {
     "cpu": Budget(
         "two cores, over hours", 100, 4, 32,
         {
-            "malenia/dense": Length(8000, 4, 7200, 0.9, FAINT | DRAWN),
+            "malenia/dense": Length(8000, 4, 7200, 0.6, FAINT | DRAWN | MASSES | {"part": 32}),
             "malenia/whole": Length(3200, 4, 7200, 1.9, FAINT | DRAWN | MASSES),
             "refine/clicks": Length(3600, 4, 2400, 0.6, DRAWN | MASSES),
             "zept/organs": Length(6000, 4, 7200, 1.6, FAINT | DRAWN | MASSES),  # those of Malenia, from the same folder
@@ -138,7 +140,7 @@ BUDGETS = {
     "gpu": Budget(
         "25 minutes of one data-center GPU", 100, 5, 32,
         {
-            "malenia/dense": Length(3000, 8, 3200, 0.05, GPU_FAINT),
+            "malenia/dense": Length(3000, 8, 3200, 0.05, GPU_FAINT | MASSES),
             "malenia/whole": Length(1200, 8, 3200, 0.15, GPU_FAINT | MASSES),
             "refine/clicks": Length(1200, 8, 1600, 0.2, {"workers": 12, **DRAWN, **MASSES}),
             "zept/organs": Length(1200, 8, 3200, 0.12, GPU_FAINT | MASSES),

@@ -52,6 +52,18 @@ def test_with_a_full_grid_all_but_the_last_map_has_the_same_names_and_sizes():
     assert maps["f4"].shape == (1, 6, 32, 16, 48) and fine.feature_channels["f4"] == 6
 
 
+@pytest.mark.parametrize("fine_channels", [None, 5])
+def test_a_part_of_the_full_grid_is_that_part(fine_channels):
+    torch.manual_seed(0)
+    backbone = ResidualBackbone(2, (4, 4, 8, 8, 8), mask_channels=6, fine_channels=fine_channels)
+    image, part = torch.rand(1, 2, 32, 48, 32), [slice(4, 20), slice(0, 48), slice(16, 32)]
+    whole, some = backbone(image), backbone(image, part)
+    assert all(torch.equal(whole[name], some[name]) for name in ("f1", "f2", "f3"))
+    assert some["f4"].shape == (1, 6, 16, 48, 16)
+    everything = backbone(image, [slice(0, 32), slice(0, 48), slice(0, 32)])
+    assert torch.allclose(everything["f4"], whole["f4"], atol=1e-5)
+
+
 def test_bad_arguments_say_what_to_do():
     with pytest.raises(ValueError, match="five levels"):
         ResidualBackbone(2, (4, 8))

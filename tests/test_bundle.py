@@ -17,9 +17,11 @@ import requests
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow, verify_metadata, verify_net_in_out
 
+from zerotumor.malenia.dense import DenseMalenia
 from zerotumor.phantom import generate
 from zerotumor.pipeline import segment_scan
 from zerotumor.segmenter import load
+from zerotumor.training import warm_start
 from zerotumor.volumes import read_scan
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -111,6 +113,26 @@ def test_trains_resumes_and_exports(bundle, tmp_path):
     model = load("malenia", tmp_path / "run")
     assert torch.isfinite(model(torch.rand(1, 2, 32, 32, 32))).all()
     assert list((tmp_path / "run").rglob("events.out.tfevents*"))
+
+
+def test_all_methods_go_on_from_the_first_stage(bundle, tmp_path):
+    """Its weights are Malenia's; its checkpoint has the organs that ZePT begins with."""
+    sizes = ["--epoch_length", "2", "--val_interval", "1", "--train_count", "4", "--val_count", "2", "--workers", "0",
+             "--batch_size", "2", "--dataset_dir", str(tmp_path / "phantoms"), "--network_config::fine_channels", "4",
+             "--max_epochs", "1"]  # fmt: skip
+    dense, zept = tmp_path / "dense", tmp_path / "zept"
+    run(bundle, ["train.yaml", "dense_train.yaml"], *TINY, *sizes, "--part", "16", "--output_dir", str(dense))
+    again = DenseMalenia(load("malenia", dense))
+    fresh = warm_start(again, dense / "model.pt", {"": "method."})
+    assert set(fresh) == {f"organs.{name}.{kind}" for name in ("f1", "f2", "f4") for kind in ("weight", "bias")}
+    assert warm_start(again, dense / "best.pt") == []
+    run(bundle, ["train.yaml", "zept.yaml", "zept_train.yaml"], *sizes, *TINY[:4], "--network_config::patch", "32",
+        "--network_config::width", "8", "--network_config::heads", "2", "--output_dir", str(zept), "--learning_rate", "0.0",
+        "--pretrained", str(dense / "best.pt"), "--renamed", "{'method.': ''}",
+        "--organ_layer", str(dense / "best.pt"))  # fmt: skip
+    begun = torch.load(zept / "checkpoint_epoch=1.pt", weights_only=True)["model"]
+    assert torch.equal(again.method.backbone.fine.conv.weight, begun["backbone.fine.conv.weight"])
+    assert torch.equal(again.organs["f4"].bias[1:], begun["offsets.organ"][:-1])
 
 
 @pytest.mark.parametrize("config", ["train", "train_refine", "diffusion_autoencoder", "diffusion_unet"])

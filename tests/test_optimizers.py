@@ -56,6 +56,16 @@ def test_groups_keep_their_rates_and_schedules_drive_both():
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
 
 
+def test_the_format_of_the_memory_makes_no_difference():
+    """Kernels with their channels last cannot be viewed as matrices."""
+    plain, turned = network(), network().to(memory_format=torch.channels_last_3d)
+    assert turned[0].weight.flatten(1).data_ptr() != turned[0].weight.data_ptr()
+    for net in (plain, turned):
+        train(net, ConvolutionMuon(net.parameters(), lr=0.01), 3)
+    assert not torch.equal(plain[0].weight, network()[0].weight)
+    assert all(torch.allclose(v, turned.state_dict()[k], atol=1e-4) for k, v in plain.state_dict().items())
+
+
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(tmp_path):
     whole, first = network(), network()
     optimizer = ConvolutionMuon(whole.parameters(), lr=0.01)

@@ -62,7 +62,8 @@ def test_scans_of_a_frozen_part_count_as_its_networks(tmp_path):
 @pytest.mark.parametrize(
     "files",
     [
-        ("train",), ("train", "train_scans"), ("train", "multi_gpu_train"), ("train", "closed_set_train"),
+        ("train",), ("train", "dense_train"), ("train", "train_scans"), ("train", "multi_gpu_train"),
+        ("train", "closed_set_train"),
         ("train", "zept", "zept_train"), ("train", "zept", "zept_train", "zept_scans"),
         ("train", "diffugts", "diffugts_attention"), ("train", "diffugts", "diffugts_attention", "diffugts_scans"),
         ("train", "diffugts", "diffugts_attention", "diffugts_taps"),

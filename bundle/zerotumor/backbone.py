@@ -119,16 +119,20 @@ class ResidualBackbone(nn.Module):
         transposed = Convolution(3, cin, cout, strides=2, kernel_size=3, is_transposed=True)
         return nn.Sequential(transposed, ResidualUnit(3, cout, cout, kernel_size=3, subunits=1))
 
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
+    def forward(self, image: Tensor, part: Sequence[slice] | None = None) -> dict[str, Tensor]:
         """(B, in_channels, X, Y, Z), each edge a multiple of 16 -> maps f1 (stride 8), f2, f3, f4 (stride 1).
+
+        Args:
+            part: of the grid, beginning and ending at even voxels, that f4 is made for, as if there were nothing around it:
+                training spares itself most of what the full grid costs. None: all of it.
 
         Raises:
             ValueError: an edge is not a multiple of 16 voxels.
         """
-        levels = self.levels(image)
+        levels = self.levels(image, part)
         return {name: levels[name] for name in self.feature_channels}
 
-    def levels(self, image: Tensor) -> dict[str, Tensor]:
+    def levels(self, image: Tensor, part: Sequence[slice] | None = None) -> dict[str, Tensor]:
         """The maps of `forward`, and those of the encoder: e1 (stride 2), e2, e3, and e5 (stride 16), the bottleneck."""
         if any(n % self.stride for n in image.shape[2:]):
             raise ValueError(
@@ -142,7 +146,11 @@ class ResidualBackbone(nn.Module):
         f1 = self.decoder[0](torch.cat([e5, e4], 1))
         f2 = self.decoder[1](torch.cat([f1, e3], 1))
         f3 = self.decoder[2](torch.cat([f2, e2], 1))
-        f4 = self._full_grid(image, e1, f3)
+        if part is None:
+            f4 = self._full_grid(image, e1, f3)
+        else:
+            whole, half = ((..., *cut) for cut in (part, [slice(s.start // 2, s.stop // 2) for s in part]))
+            f4 = self._full_grid(image[whole], e1[half], f3[half])
         return {"e1": e1, "e2": e2, "e3": e3, "e5": e5, "f1": f1, "f2": f2, "f3": f3, "f4": f4}
 
     def _full_grid(self, image: Tensor, e1: Tensor, f3: Tensor) -> Tensor:

@@ -21,9 +21,9 @@ class ClosedSet(Segmenter):
     """U-Net with one class: any lesion.
 
     Args:
-        channels, mask_channels, gain: of the backbone. spacing: mm of the grid. patch: edge of the training patch and the
-        inference window, in voxels. theta: probability from which a voxel is painted. theta_peak, edge_weight, zooms,
-        tight_zooms: see `Segmenter`.
+        channels, mask_channels, gain, fine_channels: of the backbone. spacing: mm of the grid. patch: edge of the training
+        patch and the inference window, in voxels. theta: probability from which a voxel is painted. theta_peak, edge_weight,
+        zooms, tight_zooms: see `Segmenter`.
     """
 
     def __init__(
@@ -38,12 +38,13 @@ class ClosedSet(Segmenter):
         zooms: Sequence[float] = (1.0,),
         tight_zooms: Sequence[float] | None = None,
         gain: float | None = None,
+        fine_channels: int | None = None,
     ) -> None:
         super().__init__()
         self.spacing, self.patch = float(spacing), int(patch)
         self.paint(theta, theta_peak, edge_weight)
         self.look_on(zooms, tight_zooms)
-        self.backbone = ResidualBackbone(2, channels, mask_channels, gain)
+        self.backbone = ResidualBackbone(2, channels, mask_channels, gain, fine_channels)
         self.head = nn.Conv3d(mask_channels, 1, kernel_size=1)
 
     def encode_image(self, image: Tensor) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ class ConvolutionMuon(Optimizer):
 
     Muon steps along the nearest orthogonal matrix to the momentum, so that all directions in which a layer can change get
     their share, and not those alone whose gradients are large. torch's takes matrices only: a kernel (A, B, x, y, z) is
-    shown to it as the matrix (A, B x y z) that it is a view of, and its steps are scaled to the size of AdamW's.
+    shown to it as the matrix (A, B x y z), and its steps are scaled to the size of AdamW's.
 
     Args:
         params: groups, as of any optimizer, each with a rate `lr` of its own or that of AdamW.
@@ -58,6 +58,9 @@ class ConvolutionMuon(Optimizer):
                 view.data = kernel.detach().flatten(1)
             view.grad = None if kernel.grad is None else kernel.grad.flatten(1)
         self.muon.step()
+        for kernel, view in self.views:
+            if view.data_ptr() != kernel.data_ptr():  # in another memory format, what is flattened is a copy
+                kernel.copy_(view.view(kernel.shape))
         self.rest.step()
         return loss
 

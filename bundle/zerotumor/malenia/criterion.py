@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -107,8 +108,12 @@ class MaleniaLoss(nn.Module):
 
     def forward(self, outputs: dict[str, object], targets: Targets) -> Tensor:
         """`Malenia.training_outputs` (or `dense_outputs`: fewer parts) and its targets -> scalar."""
+        parts_shown = (None, None, None, outputs.get("part"))
         parts = {
-            "prior": sum(w * self._prior(p, targets) for w, p in zip(PRIOR_SCALES, outputs["prior"], strict=True)),
+            "prior": sum(
+                w * self._prior(p, targets, part)
+                for w, p, part in zip(PRIOR_SCALES, outputs["prior"], parts_shown, strict=True)
+            ),
             "location": self._location(outputs["located"], targets.organs),
         }
         if "decoded" in outputs:
@@ -156,9 +161,10 @@ class MaleniaLoss(nn.Module):
         return F.binary_cross_entropy_with_logits(logits, truth, weight, reduction="sum") / weight.sum()
 
     @staticmethod
-    def _prior(logits: Tensor, targets: Targets) -> Tensor:
-        shape = logits.shape[2:]
-        truth = [cover(m, shape).amax(0) if len(m) else logits.new_zeros(shape) for m in targets.masks]
+    def _prior(logits: Tensor, targets: Targets, part: Sequence[slice] | None = None) -> Tensor:
+        """Of one map of the lesion prior; `part` of the patches is what it shows, None: all of them."""
+        cut, shape = (..., *(part or ())), logits.shape[2:]
+        truth = [cover(m[cut], shape).amax(0) if len(m) else logits.new_zeros(shape) for m in targets.masks]
         return any_lesion_loss(logits, torch.stack(truth)[:, None])
 
     @staticmethod

@@ -54,10 +54,10 @@ class Malenia(Segmenter):
     """The method, whole; see `bundle/docs/methods.md` for the paper's equation behind each part.
 
     Args:
-        channels, mask_channels, gain: of the backbone. dim: C. tokens: N. heads: attention heads. fusion_depth: layers of
-        knowledge injection. text_dim: width of the text encoder. spacing: mm of the grid the network works on.
-        patch: edge of the training patch and the inference window, in voxels. theta: probability from which a voxel is
-        painted. theta_peak, edge_weight, zooms, tight_zooms: see `Segmenter`.
+        channels, mask_channels, gain, fine_channels: of the backbone. dim: C. tokens: N. heads: attention heads.
+        fusion_depth: layers of knowledge injection. text_dim: width of the text encoder. spacing: mm of the grid the network
+        works on. patch: edge of the training patch and the inference window, in voxels. theta: probability from which a
+        voxel is painted. theta_peak, edge_weight, zooms, tight_zooms: see `Segmenter`.
     """
 
     organ_names = tuple(ORGANS)
@@ -79,12 +79,13 @@ class Malenia(Segmenter):
         zooms: Sequence[float] = (1.0,),
         tight_zooms: Sequence[float] | None = None,
         gain: float | None = None,
+        fine_channels: int | None = None,
     ) -> None:
         super().__init__()
         self.spacing, self.patch = float(spacing), int(patch)
         self.paint(theta, theta_peak, edge_weight)
         self.look_on(zooms, tight_zooms)
-        self.backbone = ResidualBackbone(2, channels, mask_channels, gain)
+        self.backbone = ResidualBackbone(2, channels, mask_channels, gain, fine_channels)
         widths = self.backbone.feature_channels
         self.bank = AttributeBank(text_dim, dim)
         self.decoder = TokenDecoder(widths, dim, tokens, heads)
