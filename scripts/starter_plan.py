@@ -33,7 +33,7 @@ class Stage:
 
 
 STAGES = (
-    Stage("malenia/dense", DENSE, {"learning_rate": 2e-3}, shared={"dataset_dir": PHANTOMS}),
+    Stage("malenia/dense", MALENIA, {"dense": True, "learning_rate": 1.4e-3}, shared={"dataset_dir": PHANTOMS}),
     Stage(
         "malenia/whole", MALENIA, {"learning_rate": 8e-4}, {"pretrained": "malenia/dense/model.pt"},
         {"dataset_dir": PHANTOMS}, ships={"model.pt": "model.pt"},
@@ -43,8 +43,12 @@ STAGES = (
         ships={"model.pt": "refine/model.pt"},
     ),
     Stage(
+        "zept/dense", DENSE, {"network_config::mask_channels": 32, "network_config::fine_channels": 16},
+        {"pretrained": "malenia/whole/model.pt"}, {"dataset_dir": PHANTOMS},
+    ),
+    Stage(
         "zept/organs", ZEPT, {"stage": 1, "renamed": {"method.": ""}},
-        {"pretrained": "malenia/dense/best.pt", "organ_layer": "malenia/dense/best.pt"}, {"dataset_dir": PHANTOMS},
+        {"pretrained": "zept/dense/best.pt", "organ_layer": "zept/dense/best.pt"}, {"dataset_dir": PHANTOMS},
     ),
     Stage(
         "zept/tumors", ZEPT, {"stage": 2}, {"pretrained": "zept/organs/best.pt"}, {"dataset_dir": PHANTOMS},
@@ -124,10 +128,11 @@ BUDGETS = {
     "cpu": Budget(
         "two cores, over hours", 100, 4, 32,
         {
-            "malenia/dense": Length(8000, 4, 7200, 0.6, FAINT | DRAWN | MASSES | {"part": 32}),
+            "malenia/dense": Length(8000, 4, 7200, 0.9, FAINT | DRAWN),
             "malenia/whole": Length(3200, 4, 7200, 1.9, FAINT | DRAWN | MASSES),
             "refine/clicks": Length(3600, 4, 2400, 0.6, DRAWN | MASSES),
-            "zept/organs": Length(6000, 4, 7200, 1.6, FAINT | DRAWN | MASSES),  # those of Malenia, from the same folder
+            "zept/dense": Length(7000, 4, 7200, 0.6, FAINT | DRAWN | MASSES | {"part": 32}),  # Malenia's phantoms
+            "zept/organs": Length(1000, 4, 7200, 1.6, FAINT | DRAWN | MASSES),
             "zept/tumors": Length(4000, 4, 7200, 1.6, FAINT | DRAWN | MASSES),
             "diffugts/autoencoder": Length(200, 4, 2400, 0.3),  # it starts without loss
             "diffugts/unet": Length(6000, 4, 2400, 1.0),
@@ -140,10 +145,11 @@ BUDGETS = {
     "gpu": Budget(
         "25 minutes of one data-center GPU", 100, 5, 32,
         {
-            "malenia/dense": Length(3000, 8, 3200, 0.05, GPU_FAINT | MASSES),
+            "malenia/dense": Length(3000, 8, 3200, 0.05, GPU_FAINT),
             "malenia/whole": Length(1200, 8, 3200, 0.15, GPU_FAINT | MASSES),
             "refine/clicks": Length(1200, 8, 1600, 0.2, {"workers": 12, **DRAWN, **MASSES}),
-            "zept/organs": Length(1200, 8, 3200, 0.12, GPU_FAINT | MASSES),
+            "zept/dense": Length(1200, 8, 3200, 0.1, GPU_FAINT | MASSES),
+            "zept/organs": Length(200, 8, 3200, 0.12, GPU_FAINT | MASSES),
             "zept/tumors": Length(800, 8, 3200, 0.12, GPU_FAINT | MASSES),
             "diffugts/autoencoder": Length(200, 8, 2400, 0.06, {"workers": 12}),
             "diffugts/unet": Length(3000, 16, 600, 0.05),  # these are made in the process that trains
@@ -162,6 +168,7 @@ BUDGETS = {
                 "network_config::channels": "[4,4,4,4,4]", "network_config::mask_channels": 2, "edge": 32,
                 "sample_edge": 40, "workers": 0,
             }),
+            "zept/dense": Length(2, 2, 2, 1.0, TINY | {"network_config::dim": 8, "network_config::tokens": 2}),
             "zept/organs": Length(2, 2, 2, 1.0, TINY | {"network_config::width": 8, "network_config::heads": 2}),
             "zept/tumors": Length(2, 2, 2, 1.0, TINY | {"network_config::width": 8, "network_config::heads": 2}),
             "diffugts/autoencoder": Length(2, 2, 2, 1.0, SMALL | {

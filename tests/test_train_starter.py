@@ -121,7 +121,7 @@ def test_phantoms_that_stages_share_are_on_one_grid(budget, tmp_path):
         parser = ConfigParser(ConfigParser.load_config_files(files))
         parser.update(Programme(tmp_path, budget).overrides(stage))
         found[stage.name] = grids(parser, parser.get())
-    assert len(found) == 6 and set().union(*found.values()) == {8.0 if budget == "smoke" else 4.0}, found
+    assert len(found) == 7 and set().union(*found.values()) == {8.0 if budget == "smoke" else 4.0}, found
 
 
 @pytest.mark.parametrize(
@@ -325,4 +325,4 @@ def test_measuring_keeps_networks_and_batches():
 
 def test_methods_bring_what_they_start_from_when_they_are_measured():
     names = [stage.name for stage in train_starter.needed(train_starter.choose("zept"))]
-    assert names == ["malenia/dense", "malenia/whole", "zept/organs", "zept/tumors"]
+    assert names == ["malenia/dense", "malenia/whole", "zept/dense", "zept/organs", "zept/tumors"]

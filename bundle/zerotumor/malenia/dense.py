@@ -1,8 +1,8 @@
-"""The first stage of training: what needs no token, learned voxel by voxel, and more of it than Malenia itself will use.
+"""A first stage of training without tokens or queries: the backbone learns organs and lesions voxel by voxel.
 
 Lesions are few, and a network that is told of nothing else learns only what tells them apart in phantoms. So the maps f1, f2
-and f4 are also asked which organ every voxel belongs to, each by one linear layer, and these layers are all that is thrown
-away afterwards. The backbone is what the other methods start from, too; ZePT's organs begin as the layer on f4.
+and f4 are also asked which organ every voxel belongs to, each by one linear layer. Malenia goes on without these layers;
+ZePT's organs begin as the one on f4.
 """
 
 from __future__ import annotations
