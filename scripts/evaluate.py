@@ -29,20 +29,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
 import torch
 import typer
+from case_by_case import measure
 from monai.data import MetaTensor
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from zerotumor.baselines import BASELINES, Ensemble
 from zerotumor.cohorts import Case, missing_cases, phantom_cases, real_cases, spread, word_cases
-from zerotumor.errors import ScanError
 from zerotumor.metrics import bootstrap, score_case
 from zerotumor.pipeline import EncodedScan, ScanResult, encode_scan, segment_scan
 from zerotumor.prompts import Prompt, parse
 from zerotumor.segmenter import METHODS, OPPONENTS, Segmenter, WeightsError, load
 from zerotumor.text import TextEncoderError
-from zerotumor.volumes import write_json, write_mask
+from zerotumor.volumes import write_mask
 
 console = Console(width=140)
 Predict = Callable[[MetaTensor, list[Prompt], str], ScanResult]
@@ -166,29 +165,6 @@ def listed(set_: str, limit: int | None) -> list[Case]:
     return cases
 
 
-def measure(cases: list[Case], predictors: dict[str, Predict], masks: Path | None, saved: dict, out: Path) -> None:
-    """Measure all cases, and write the records; a case that cannot be read is left out.
-
-    Args:
-        saved: what is written, with `records` and `left_out` (case -> why) to be filled.
-    """
-    part = out.with_name(f"{out.stem}.partial{out.suffix}")  # an earlier run's records stay whole until this one is
-    try:
-        with Progress(console=console) as progress:
-            for case in progress.track(cases, description="cases"):
-                try:
-                    saved["records"] += evaluate_case(case, predictors, masks)
-                except ScanError as error:
-                    console.print(f"[yellow]{case.name} is left out: {error}")
-                    saved["left_out"][case.name] = str(error)
-                write_json(saved, part)
-    except KeyboardInterrupt:
-        console.print(f"[yellow]interrupted: {len(saved['records'])} records in {part}")
-        raise typer.Exit(130) from None
-    write_json(saved, out)
-    part.unlink(missing_ok=True)
-
-
 def groups(records: list[dict]) -> dict[tuple[str, str], list[dict]]:
     """(set, group) -> records: by split, and those with a lesion by category and modality too."""
     out: dict[tuple[str, str], list[dict]] = {}
@@ -250,11 +226,7 @@ def main(
         raise typer.Exit(2) from None
     left_out = missing_cases() if set_ != "phantom" else {}
     saved = {"weights_sha256": hashes, "sets": set_, "left_out": left_out, "records": []}
-    try:
-        measure(listed(set_, limit), predictors, masks, saved, out)
-    except ScanError as error:
-        console.print(f"[red]{error}")
-        raise typer.Exit(1) from None
+    measure(listed(set_, limit), lambda case: evaluate_case(case, predictors, masks), saved, out, console)
     for name in predictors:
         console.print(table(saved["records"], name))
     console.print(f"{len(saved['records'])} records in {out}, {len(left_out)} cases left out")

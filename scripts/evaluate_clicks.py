@@ -19,9 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
 import torch
 import typer
+from case_by_case import measure
 from monai.data import MetaTensor
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from zerotumor.clicks import next_click
@@ -30,7 +30,7 @@ from zerotumor.metrics import bootstrap, dice
 from zerotumor.pipeline import segment_scan
 from zerotumor.refine import Refiner, load_refiner
 from zerotumor.segmenter import MODELS, Segmenter, entry, load, sha256
-from zerotumor.volumes import write_atomically, write_json
+from zerotumor.volumes import write_atomically
 
 AT = (0, 1, 3, 5, 10)
 console = Console(width=140)
@@ -146,12 +146,10 @@ def main(
     real = list(real_cases())
     if not real:
         console.print("[yellow]no real scans here: set ZEROTUMOR_DATA to their folder")
-    records = []
-    with Progress(console=console) as progress:
-        for case in progress.track(spread(real, limit) + drawn, description="cases"):
-            records += evaluate_case(case, model, refiner)
-    saved = {"method_weights_sha256": model.weights_sha256, "records": records}
-    write_json(saved, out)
+    saved = {"method_weights_sha256": model.weights_sha256, "left_out": {}, "records": []}
+    cases = spread(real, limit) + drawn
+    measure(cases, lambda case: evaluate_case(case, model, refiner), saved, out, console)
+    records = saved["records"]
     made, shown = rows(records), Table(*HEADINGS)
     for cells in made:
         shown.add_row(*cells)

@@ -10,21 +10,21 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
 import typer
+from case_by_case import measure
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from zerotumor.cohorts import spread
-from zerotumor.organs import mean_dice, phantom_organs, real_organs, score_organs
+from zerotumor.organs import OrganCase, mean_dice, phantom_organs, real_organs, score_organs
 from zerotumor.segmenter import METHODS, Segmenter, WeightsError, load
 from zerotumor.text import TextEncoderError
-from zerotumor.volumes import write_json
 
 console = Console(width=140)
 SETS = {"phantom": phantom_organs, "real": real_organs}
@@ -41,6 +41,17 @@ def load_all(names: str, weights: Path | None, device: str) -> dict[str, Segment
         if not model.organ_names:
             raise ValueError(f"{name} knows no organs: leave it out")
     return models
+
+
+def evaluate_case(case: OrganCase, models: Mapping[str, Segmenter]) -> list[dict]:
+    """Records of every method for one case."""
+    records = []
+    for name, model in models.items():
+        started = time.perf_counter()
+        own = score_organs(model, case)
+        seconds = round(time.perf_counter() - started, 3)
+        records += [{"method": name, **r, "seconds": seconds} for r in own]
+    return records
 
 
 def table(records: list[dict]) -> Table:
@@ -78,16 +89,10 @@ def main(
             if not some:
                 console.print("[yellow]no scans with organ maps here: set ZEROTUMOR_DATA to their folder")
             cases += spread(some, limit)
-    records = []
-    with Progress(console=console) as progress:
-        for case in progress.track(cases, description="cases"):
-            for name, model in models.items():
-                started = time.perf_counter()
-                own = score_organs(model, case)
-                seconds = round(time.perf_counter() - started, 3)
-                records += [{"method": name, **r, "seconds": seconds} for r in own]
-    saved = {"weights_sha256": {n: m.weights_sha256 for n, m in models.items()}, "sets": set_, "records": records}
-    write_json(saved, out)
+    hashes = {n: m.weights_sha256 for n, m in models.items()}
+    saved = {"weights_sha256": hashes, "sets": set_, "left_out": {}, "records": []}
+    measure(cases, lambda case: evaluate_case(case, models), saved, out, console)
+    records = saved["records"]
     if records:
         console.print(table(records))
     console.print(f"{len(records)} records in {out}")
