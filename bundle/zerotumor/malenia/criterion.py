@@ -107,7 +107,7 @@ class MaleniaLoss(nn.Module):
         self.last: dict[str, float] = {}
 
     def forward(self, outputs: dict[str, object], targets: Targets) -> Tensor:
-        """`Malenia.training_outputs` (or `dense_outputs`: fewer parts) and its targets -> scalar."""
+        """`Malenia.training_outputs` (or `dense_outputs`, or `DenseMalenia`'s: fewer parts) and its targets -> scalar."""
         parts_shown = (None, None, None, outputs.get("part"))
         parts = {
             "prior": sum(

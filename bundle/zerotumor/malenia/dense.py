@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from ..balance import rare_weights
 from ..vocabulary import ORGANS
-from .attributes import SLICES
 from .criterion import MaleniaLoss
 from .model import Malenia, Targets
 
@@ -59,8 +58,7 @@ class DenseMalenia(nn.Module):
         features = self.method.backbone(image, part)
         organs = {name: self.on_some(name, features[name], image, targets.organs, part) for name in LEVELS}
         return {
-            "prior": self.method.decoder.priors(features),
-            "located": self.method.locator(features["f3"], self.method.bank()[SLICES["location"]]),
+            **self.method.dense_of(features),
             "organs": organs,
             "part": part,
         }

@@ -113,7 +113,7 @@ class Malenia(Segmenter):
         """
         features = self.backbone(image)
         decoded = self.decoder(features)
-        located = self.locator(features["f3"], self.bank()[SLICES["location"]])
+        located = self.located(features)
         retrieved, inside, around = self.retrieve(decoded, located)
         queries = self.injection(decoded.tokens[-1], self.texts_of(retrieved.argmax_values))
         return {
@@ -126,6 +126,10 @@ class Malenia(Segmenter):
             "prior": decoded.prior[-1],
             "location": located.softmax(1),
         }
+
+    def located(self, features: dict[str, Tensor]) -> Tensor:
+        """Location logits (B, 1 + L, x, y, z) at stride 2, from the backbone's maps."""
+        return self.locator(features["f3"], self.bank()[SLICES["location"]])
 
     @staticmethod
     def canvas(features: dict[str, Tensor], decoded: Decoded) -> Tensor:
@@ -207,9 +211,11 @@ class Malenia(Segmenter):
 
     def dense_outputs(self, image: Tensor) -> dict[str, object]:
         """What needs no token: the lesion prior at four scales and the location logits. Half the time of a whole step."""
-        features = self.backbone(image)
-        located = self.locator(features["f3"], self.bank()[SLICES["location"]])
-        return {"prior": self.decoder.priors(features), "located": located}
+        return self.dense_of(self.backbone(image))
+
+    def dense_of(self, features: dict[str, Tensor]) -> dict[str, object]:
+        """`dense_outputs`, from the backbone's maps."""
+        return {"prior": self.decoder.priors(features), "located": self.located(features)}
 
     def training_outputs(self, image: Tensor, targets: Targets, teacher: float = 0.5) -> dict[str, object]:
         """Everything the loss needs; see `criterion.MaleniaLoss`.
@@ -222,7 +228,7 @@ class Malenia(Segmenter):
 
         features = self.backbone(image)
         decoded = self.decoder(features)
-        located = self.locator(features["f3"], self.bank()[SLICES["location"]])
+        located = self.located(features)
         retrieved, _, _ = self.retrieve(decoded, located)
         objectness = self.rate(decoded)
         pairs = match_batch(self, decoded, objectness, targets)
