@@ -10,6 +10,12 @@ asked for by name) is written to the record of the weights; of equals, the quiet
 quietest of all is. Real scans had one say: that far more is found on healthy ones than on healthy phantoms made the share
 nine tenths and not a half. Weights that were trained on lesions drawn in real anatomy find as little on healthy scans of
 another patient as on phantoms: --quiet 0.75.
+
+python scripts/calibrate.py --weights bundle/models/zept/model.pt --after bundle/models/model.pt \\
+    --peaks 0.8,0.9,0.95,0.98,0.99,0.995,0.999,0.9995,0.9998
+
+With --after, of a method that is asked where another finds nothing (`zerotumor.in_turn`), on those of the phantoms alone
+where that is so: theta stays, the peak is chosen by the same rule, and is written beside what is there.
 """
 
 from __future__ import annotations
@@ -17,6 +23,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -31,7 +38,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from zerotumor.inferer import VolumeFeatures, encode_volume, peaked, segment_volume
+from zerotumor.blending import resized, zoomed_shape
+from zerotumor.in_turn import SECOND
+from zerotumor.inferer import encode_volume, peaked, segment_volume
 from zerotumor.metrics import dice, milliliters
 from zerotumor.phantom import Phantom, generate
 from zerotumor.prompts import Prompt, parse
@@ -87,33 +96,40 @@ Choice = tuple[float, float]
 console = Console(width=140)
 
 
-def encoded(model: Segmenter, seed: int, **arguments) -> tuple:
-    """A phantom, prepared and encoded, with its truth on the same grid."""
-    shape = [round(mm / model.spacing) for mm in EXTENT]
-    phantom = generate(seed, shape=shape, spacing=model.spacing, **arguments)
-    scan = MetaTensor(phantom.image, affine=np.diag([model.spacing] * 3 + [1.0]))
-    image = prepare(scan, phantom.modality, model.spacing).as_tensor()
-    return image, encode_volume(model, image), phantom
+def prepared(spacing: float, seed: int, **arguments) -> tuple[Tensor, Phantom]:
+    """A phantom's image, prepared on a grid of so many mm, and its truth on the same grid."""
+    phantom = generate(seed, shape=[round(mm / spacing) for mm in EXTENT], spacing=spacing, **arguments)
+    scan = MetaTensor(phantom.image, affine=np.diag([spacing] * 3 + [1.0]))
+    return prepare(scan, phantom.modality, spacing).as_tensor(), phantom
 
 
 def answers(
-    model: Segmenter,
-    image: Tensor,
-    features: VolumeFeatures | None,
-    prompts: Sequence[Prompt],
-    choices: Sequence[Choice],
+    model: Segmenter, image: Tensor, prompts: Sequence[Prompt], choices: Sequence[Choice]
 ) -> Iterator[tuple[Choice, Tensor]]:
     """Each choice, and the masks (P, X, Y, Z) that it makes; the method answers once, from the lowest theta.
 
     Masks are not drawn along edges here: that moves their outlines, and would take a cut for every choice.
     """
     model.theta, model.theta_peak, model.edge_weight = min(theta for theta, _ in choices), 0.0, 0.0
-    counted = segment_volume(model, image, prompts, features=features)
+    counted = segment_volume(model, image, prompts, features=encode_volume(model, image))
     scores, lowest = torch.tensor(counted.scores), torch.logit(torch.tensor(model.theta))
     for theta, peak in choices:
         low, high = (torch.logit(torch.tensor([theta, max(theta, peak)])) - lowest).sigmoid().tolist()
         masks = peaked(counted.probabilities, low, high) if high > low else counted.probabilities >= low
         yield (theta, peak), masks & (scores >= theta)[:, None, None, None]
+
+
+def left_over(
+    first: Segmenter, model: Segmenter, image: Tensor, prompts: Sequence[Prompt], choices: Sequence[Choice]
+) -> Iterator[tuple[Choice, Tensor]]:
+    """`answers` for those prompts for which the first method finds nothing, on the grid of its image (2, X, Y, Z)."""
+    found = segment_volume(first, image, prompts).found
+    missed = [prompt for prompt, one in zip(prompts, found, strict=True) if not one]
+    if missed:
+        shape = image.shape[1:]
+        there = resized(image, zoomed_shape(shape, first.spacing / model.spacing))
+        for choice, masks in answers(model, there, missed, choices):
+            yield choice, resized(masks.float(), shape) >= 0.5
 
 
 def lesion(k: int) -> tuple[dict[str, str], str]:
@@ -133,25 +149,35 @@ def share_in(phantom: Phantom, organ: str) -> float:
     return float((phantom.organs[phantom.lesions > 0] == ORGANS[organ].index).float().mean())
 
 
-def measure(model: Segmenter, count: int, choices: Sequence[Choice]) -> dict[Choice, tuple[float, float]]:
-    """Choice -> mean Dice where there is a lesion, share of healthy scans and prompts with under 5 ml."""
+def measure(
+    model: Segmenter, count: int, choices: Sequence[Choice], first: Segmenter | None = None
+) -> dict[Choice, tuple[float, float]]:
+    """Choice -> mean Dice where there is a lesion, share of healthy scans and prompts with under 5 ml.
+
+    Args:
+        first: count only where this one finds nothing.
+    """
     dices: dict[Choice, list[float]] = {c: [] for c in choices}
     quiet: dict[Choice, list[bool]] = {c: [] for c in choices}
+    asked = partial(answers, model) if first is None else partial(left_over, first, model)
+    spacing = (first or model).spacing
     for k in range(count):
         arguments, text = lesion(k)
         modality, organ = arguments["modality"], arguments.get("organ")
-        image, features, phantom = encoded(model, SEED + k, **arguments)
+        image, phantom = prepared(spacing, SEED + k, **arguments)
         region = list(HEALTHY)[k % len(HEALTHY)]
-        blank, blank_features, _ = encoded(
-            model, SEED + 100_000 + k, category="healthy", region=region, modality=modality
-        )
+        blank, _ = prepared(spacing, SEED + 100_000 + k, category="healthy", region=region, modality=modality)
         if phantom.records and (organ is None or share_in(phantom, organ) >= INSIDE):
-            for choice, masks in answers(model, image, features, parse(text, modality=modality), choices):
+            for choice, masks in asked(image, parse(text, modality=modality), choices):
                 dices[choice].append(dice(masks[0], phantom.lesions[0]))
-        prompts = parse(HEALTHY[region], modality=modality)
-        for choice, masks in answers(model, blank, blank_features, prompts, choices):
-            quiet[choice] += [milliliters(mask, model.spacing**3 / 1000) < 5 for mask in masks]
-    return {c: (float(np.nanmean(dices[c])), float(np.mean(quiet[c]))) for c in choices}
+        for choice, masks in asked(blank, parse(HEALTHY[region], modality=modality), choices):
+            quiet[choice] += [milliliters(mask, spacing**3 / 1000) < 5 for mask in masks]
+    return {c: (mean_of(dices[c]), mean_of(quiet[c])) for c in choices}
+
+
+def mean_of(values: Sequence[float]) -> float:
+    """nan of nothing: so few phantoms that there was nothing to ask."""
+    return float(np.nanmean(values)) if values else float("nan")
 
 
 def chosen(measured: dict[Choice, tuple[float, float]], quiet: float) -> Choice:
@@ -159,7 +185,7 @@ def chosen(measured: dict[Choice, tuple[float, float]], quiet: float) -> Choice:
     enough = [c for c, (_, silent) in measured.items() if silent >= quiet]
     top = max((measured[c][0] for c in enough), default=0.0)
     equals = [c for c in enough if measured[c][0] > top - EQUAL]
-    return max(equals, key=lambda c: (measured[c][1], c), default=(max(theta for theta, _ in measured), 0.0))
+    return max(equals, key=lambda c: (measured[c][1], c), default=max(measured))
 
 
 def table(measured: dict[Choice, tuple[float, float]], best: Choice) -> Table:
@@ -186,39 +212,63 @@ def main(
     quiet: Annotated[float, typer.Option(help="share of healthy phantoms that must have under 5 ml")] = QUIET,
     thetas: Annotated[str, typer.Option(help="what to choose from, rising")] = THETAS,
     peaks: Annotated[str, typer.Option(help="theta_peak to choose from, too, separated by commas; empty: none")] = "",
+    after: Annotated[Path | None, typer.Option(help="weights of the method in whose silence it is asked")] = None,
 ) -> None:
     """Calibrate theta and write it to the record."""
-    rising = [float(t) for t in thetas.split(",")]
-    higher = [(t, peak) for peak in map(float, filter(None, peaks.split(","))) for t in rising if peak > t]
     path = weights.with_suffix(".json")
-    record = json.loads(path.read_text()) if path.is_file() else {}
     try:
-        model = load(record.get("method", "malenia"), weights)
+        model = load(method_of(weights), weights)
         model = model.at(quality) if quality else model
         model = model.ablate(answer) if answer else model
+        first = None if after is None else load(method_of(after), after)
     except (WeightsError, TextEncoderError, ValueError) as error:
         console.print(f"[red]{error}")
         raise typer.Exit(2) from None
     if answer in ("pixel", "feature"):
         console.print(f"[red]{answer} has Otsu's threshold and no theta: choose attention or fusion")
         raise typer.Exit(2)
-    measured = measure(model, count, [(t, 0.0) for t in rising] + higher)
-    best = chosen(measured, quiet)
+    choices = choices_of(thetas if first is None else str(model.theta), peaks)
+    measured = measure(model, count, choices, first)
+    best, record = chosen(measured, quiet), json.loads(path.read_text())
     console.print(table(measured, best))
+    about = {
+        "phantoms": 2 * count,
+        "first_seed": SEED,
+        "dice": None if np.isnan(measured[best][0]) else round(measured[best][0], 3),
+        "healthy_under_5_ml": None if np.isnan(measured[best][1]) else round(measured[best][1], 3),
+        "at_least": quiet,
+    }
+    if first is None:
+        said = keep(record, best, about)
+    else:
+        record[SECOND] = {"after": first.weights_sha256, "theta_peak": max(best), **about}
+        said = f"a peak of {max(best)} after {after},"
+    write_json(record, path, indent=2)
+    console.print(f"{said} in {path}")
+
+
+def method_of(weights: Path) -> str:
+    """The method that weights are of, as their record says; without one the first, so that `load` says what is missing."""
+    record = weights.with_suffix(".json")
+    return json.loads(record.read_text()).get("method", "malenia") if record.is_file() else "malenia"
+
+
+def choices_of(thetas: str, peaks: str) -> list[Choice]:
+    """Every theta alone and with each of the peaks above it; numbers with commas between them."""
+    rising = [float(t) for t in thetas.split(",")]
+    higher = [(t, peak) for peak in map(float, filter(None, peaks.split(","))) for t in rising if peak > t]
+    return [(t, 0.0) for t in rising] + higher
+
+
+def keep(record: dict, best: Choice, about: dict) -> str:
+    """Put a choice and what it was measured on into a record; what to say of it."""
     record["config"]["theta"] = best[0]
     record["config"].pop("theta_peak", None)
     if best[1]:
         record["config"]["theta_peak"] = best[1]
-    record["calibrated"] = {
-        "phantoms": 2 * count,
-        "first_seed": SEED,
-        "dice": round(measured[best][0], 3),
-        "healthy_under_5_ml": round(measured[best][1], 3),
-        "at_least": quiet,
-    }
-    write_json(record, path, indent=2)
+    record["calibrated"] = about
     said = f"theta {best[0]}" + (f" and theta_peak {best[1]}" if best[1] else "")
-    console.print(f"{said} in {path}; set the same in network_config of {CONFIGS[record['method']]}")
+    return f"{said}, to be set in network_config of {CONFIGS[record['method']]}, too,"
 
 
 if __name__ == "__main__":

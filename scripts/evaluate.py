@@ -5,6 +5,8 @@ python scripts/evaluate.py --method malenia,outlier,everything --set all --out o
 A method's own ablation is asked for after a colon: diffugts:attention, diffugts:pixel (and the pixel residual),
 diffugts:feature (and the feature residual), diffugts:fusion (all of it, fused by what was learned; the default).
 
+malenia+zept asks the second for what the first has not found, as scripts/segment.py does unless told otherwise.
+
 Baselines: outlier and everything need nothing; ensemble is the mean of all methods that have weights; closed_set is a U-Net
 that cannot read, trained like the methods (configs/closed_set_train.yaml), with weights of its own.
 
@@ -39,7 +41,7 @@ from zerotumor.cohorts import Case, missing_cases, phantom_cases, real_cases, sp
 from zerotumor.metrics import bootstrap, score_case
 from zerotumor.pipeline import EncodedScan, ScanResult, encode_scan, segment_scan
 from zerotumor.prompts import Prompt, parse
-from zerotumor.segmenter import METHODS, OPPONENTS, Segmenter, WeightsError, load
+from zerotumor.segmenter import AND, METHODS, OPPONENTS, Segmenter, WeightsError, load
 from zerotumor.text import TextEncoderError
 from zerotumor.volumes import write_mask
 
@@ -103,9 +105,9 @@ def predictor(
         several = Ensemble.of(folder, device)
         return several, several.weights_sha256
     method, _, answer = name.partition(":")
-    if method in OPPONENTS:  # a file of weights is that of the method it is measured against
+    if AND in method or method in OPPONENTS:  # a file of weights is that of the method it is measured against
         weights = folder
-    if method not in NAMES:
+    if any(one not in NAMES for one in method.split(AND)):
         raise ValueError(f"there is no method {name!r}: choose among {', '.join(NAMES)}")
     model = load(method, weights, device=device)
     if quality and model.qualities:

@@ -19,6 +19,9 @@ report and the picture then show them. ZePT has anomaly; DiffuGTS has pseudo-hea
 drawn anew, in the scan's units), residual, attention and hole. Every method has uncertainty: how probably the answer is
 wrong, voxel by voxel, from several looks at the scan and from the other methods that have weights; the report says why.
 --quality fast, standard or best trades time for quality where a method knows how.
+
+By default two methods are asked in turn, malenia+zept: the second for what the first has not found; the report says which
+one found it. --method malenia asks one alone.
 """
 
 from __future__ import annotations
@@ -42,6 +45,7 @@ from zerotumor.calibration import record_of
 from zerotumor.derived import source_headers
 from zerotumor.errors import ScanError, ServerError
 from zerotumor.export import DICOM_FORMATS, FORMATS, save_mask, whole_mask
+from zerotumor.in_turn import IN_TURN, usual
 from zerotumor.maps import UNCERTAINTY, summaries, wanted_maps, write_map
 from zerotumor.pipeline import ScanResult, encode_scan, segment_scan, to_grid
 from zerotumor.prompts import PromptError, parse
@@ -57,7 +61,7 @@ from zerotumor.results import (
     state_of,
     without_results,
 )
-from zerotumor.segmenter import METHODS, Segmenter, WeightsError, available, load
+from zerotumor.segmenter import AND, METHODS, Segmenter, WeightsError, available, load
 from zerotumor.stow import push as store
 from zerotumor.stow import split_url
 from zerotumor.text import TextEncoderError
@@ -117,7 +121,7 @@ def write_results(model: Segmenter, scan: MetaTensor, result: ScanResult, files:
 
 def committee(method: str, device: str) -> list[Segmenter]:
     """The other methods that have starter weights: whether they agree is part of how unsure an answer is."""
-    return [load(name, device=device).as_voter() for name in available() if name != method]
+    return [load(name, device=device).as_voter() for name in available() if name not in method.split(AND)]
 
 
 def segment_one(
@@ -244,7 +248,9 @@ def main(
     inputs: Annotated[list[Path], typer.Argument(help="NIfTI or NRRD files, DICOM folders, or folders of these")],
     prompt: Annotated[list[str], typer.Option(help="what to look for; may be given several times")],
     out: Annotated[Path, typer.Option(help="folder for the results")],
-    method: Annotated[str, typer.Option(help=f"one of: {', '.join(METHODS)}")] = "malenia",
+    method: Annotated[
+        str | None, typer.Option(help=f"one of: {', '.join(METHODS)}; by default {IN_TURN}, one after the other")
+    ] = None,
     weights: Annotated[Path | None, typer.Option(help="weights of your own; default: the starter weights")] = None,
     modality: Annotated[str | None, typer.Option(help="CT or MR, where the files do not tell")] = None,
     series: Annotated[str | None, typer.Option(help="SeriesInstanceUID, where a DICOM folder mixes series")] = None,
@@ -259,6 +265,7 @@ def main(
     """Segment scans by text."""
     try:
         check_output(format, push, out / SUMMARY)
+        method = method or usual(weights)
         model = load(method, weights, device=device)
         model = model if quality is None else model.at(quality)
         model = model.compiled() if compile else model

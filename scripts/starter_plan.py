@@ -234,8 +234,25 @@ LAST = {
     "closed_set": ("closed_set/whole", "closed_set/model.pt"),
 }
 """Method or opponent -> the stage whose weights are shipped, and their name."""
+SECOND = "zept/second"
+"""From when on it speaks where Malenia finds nothing; nothing to be done where that one has no weights."""
 TOOLS = (
     *(theta(method, *last) for method, last in LAST.items()),
+    Tool(
+        SECOND,
+        *LAST["zept"],
+        "calibrate.py",
+        (
+            "--weights",
+            "{models}/zept/model.pt",
+            "--after",
+            "{models}/model.pt",
+            "--count",
+            "{theta}",
+            "--peaks",
+            "0.8,0.9,0.95,0.98,0.99,0.995,0.999,0.9995,0.9998",
+        ),
+    ),
     *(doubts(method, *last) for method, last in LAST.items() if method != "closed_set"),
 )
 CARDS = "cards"

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from starter_plan import ADDED, BUDGETS, STAGES, Budget, Stage, Tool
+from starter_plan import ADDED, BUDGETS, LAST, SECOND, STAGES, Budget, Stage, Tool
 
 from zerotumor import checkpoints
 from zerotumor.healthy import healthy_files
@@ -202,6 +202,9 @@ class Programme:
     def tool_done(self, tool: Tool) -> bool:
         """Whether what a tool makes is there, for the weights that are collected now."""
         record = read_json((self.models / tool.weights).with_suffix(".json"))
+        if tool.name == SECOND:
+            first = read_json((self.models / LAST["malenia"][1]).with_suffix(".json"))
+            return not first or record.get("second", {}).get("after") == first["sha256"]
         if tool.script == "calibrate.py":
             return "calibrated" in record
         known = read_json(self.models / "uncertainty.json").get("weights", [])

@@ -30,8 +30,9 @@ from starter_run import Programme, ProgrammeError, copy_weights, hours, measurin
 
 from zerotumor.baselines import BASELINES
 from zerotumor.calibration import replaced
+from zerotumor.in_turn import usual
 from zerotumor.pause import PAUSED
-from zerotumor.segmenter import OPPONENTS, available, load, sha256
+from zerotumor.segmenter import AND, OPPONENTS, available, load, sha256
 from zerotumor.volumes import write_atomically, write_json
 
 console = Console(width=140)
@@ -129,6 +130,7 @@ def make_cards(programme: Programme, until: float | None) -> bool:
         page.write_text("<!-- results:begin -->\n<!-- results:end -->\n")
     opponents = [name for name, entry in OPPONENTS.items() if (models / entry.weights).is_file()]
     opponents += ["ensemble"] if len(names) > 1 else []
+    opponents += [name for name in (usual(models),) if AND in name]
     asked = {"evaluate.py": [*names, *opponents, *BASELINES], "evaluate_organs.py": organs}
     files = {"evaluate.py": cards / "evaluation.json", "evaluate_organs.py": cards / "organs.json"}
     for script, methods in asked.items():
@@ -146,8 +148,10 @@ def measured(file: Path, models: Path, methods: Sequence[str]) -> bool:
     """Whether a file has the records of these methods with the weights that are in a folder."""
     known = read_json(file).get("weights_sha256", {})
     hashes = {method: sha256(models / LAST[method][1]) for method in methods if method in LAST}
-    several = ",".join(f"{name}:{hashes[name]}" for name in hashes if name not in OPPONENTS)
-    return all(known.get(method) == (hashes | {"ensemble": several}).get(method, "none") for method in methods)
+    several = {"ensemble": [name for name in hashes if name not in OPPONENTS]}
+    several |= {method: method.split(AND) for method in methods if AND in method}
+    hashes |= {method: ",".join(f"{name}:{hashes[name]}" for name in names) for method, names in several.items()}
+    return all(known.get(method) == hashes.get(method, "none") for method in methods)
 
 
 def measure(programme: Programme, stages: Sequence[Stage]) -> dict:

@@ -17,6 +17,7 @@ import requests
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow, verify_metadata, verify_net_in_out
 
+from zerotumor.in_turn import IN_TURN
 from zerotumor.malenia.dense import DenseMalenia
 from zerotumor.phantom import generate
 from zerotumor.pipeline import segment_scan
@@ -197,6 +198,18 @@ def test_inference_keeps_scans_of_one_name_apart_and_the_whole_prompt(bundle, sc
     for mask in masks:
         found = mask.get_fdata() > 0
         assert np.allclose(mask.affine, image.affine) and 2 * (found & own).sum() > 0.9 * (found.sum() + own.sum())
+
+
+def test_two_methods_in_turn_answer_as_they_do_in_the_command_line(bundle, scans, tmp_path):
+    scan = next(scans.glob("*.nii.gz"))
+    prompts = "kidney cyst; soft tissue sarcoma"  # the second method is asked for the latter
+    run(bundle, ["inference.yaml", "in_turn.yaml"], "--dataset_dir", str(scans), "--output_dir", str(tmp_path / "out"),
+        "--displayable_configs::prompt", prompts)  # fmt: skip
+    stem = scan.name.removesuffix(".nii.gz")
+    labels = nib.load(tmp_path / f"out/{stem}/{stem}_mask.nii.gz").get_fdata()
+    result = segment_scan(load(IN_TURN, bundle / "models"), read_scan(scan), prompts)
+    found, own = labels > 0, result.masks.numpy().any(0)
+    assert own.any() and 2 * (found & own).sum() > 0.9 * (found.sum() + own.sum())
 
 
 def test_inference_ends_with_a_sentence(bundle, scans, tmp_path):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +20,7 @@ from .places import Places
 from .prompts import Prompt
 from .segmenter import Segmentation, Segmenter
 from .transforms import shows_ct
+from .wrapped import Wrapped
 
 TOGETHER, EMPTY = "together", "empty"
 """In which scans a specialist speaks: in all, and in those where the method itself finds something, both count (the mean of
@@ -101,63 +101,23 @@ def chosen(model: Segmenter, own: Tensor, new: Tensor, where: str = TOGETHER) ->
     return own if where == EMPTY else (own.clamp(-BOUND, BOUND) + new) / 2
 
 
-class Adapted(Segmenter):
+class Adapted(Wrapped):
     """A method with specialists: answers as the method does, but for what was learned. Features of images are the method's.
 
     Args:
         base: the method, frozen. specialists: of this method. version: its name, and the hash of the specialists' file.
     """
 
-    second_look = True
-
     def __init__(
         self, base: Segmenter, specialists: Sequence[Specialist], version: str = "", weights_sha256: str = "untrained"
     ) -> None:
-        super().__init__()
-        self.base, self.specialists, self.version = base, nn.ModuleList(specialists), version
-        self.spacing, self.patch = base.spacing, base.patch
-        self.paint(base.theta, base.theta_peak, base.edge_weight)
-        self.look_on(base.zooms, base.tight_zooms)
-        self.encoder, self.weights_sha256 = base.encoder, weights_sha256
-        self.maps, self.images, self.organ_names = base.maps, base.images, base.organ_names
-        self.whole_scan, self.qualities, self.has_ungated = base.whole_scan, base.qualities, base.has_ungated
+        super().__init__(base)
+        self.specialists, self.version, self.weights_sha256 = nn.ModuleList(specialists), version, weights_sha256
         self.eval()
-
-    @property
-    def blended(self) -> tuple[str, ...]:
-        """Maps of windows that `complete` needs."""
-        return self.base.blended
-
-    def at(self, quality: str) -> Self:
-        twin = super().at(quality)
-        twin.base = self.base.at(quality)
-        return twin
-
-    def encode_image(self, image: Tensor) -> dict[str, Tensor]:
-        return self.base.encode_image(image)
-
-    def segment(self, features: dict[str, Tensor], prompts: Sequence[Prompt]) -> Segmentation:
-        return self.base.segment(features, prompts)
-
-    def segment_window(self, features: dict[str, Tensor], prompts: Sequence[Prompt]) -> Segmentation:
-        return self.base.segment_window(features, prompts)
-
-    def shared(self, windows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-        return self.base.shared(windows)
-
-    def compact(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-        return self.base.compact(features)
-
-    def place_features(self, image: Tensor) -> Tensor:
-        return self.base.place_features(image)
-
-    def organ_maps(self, features: dict[str, Tensor]) -> Tensor:
-        return self.base.organ_maps(features)
 
     def complete(self, image: Tensor, answer: Segmentation, prompts: Sequence[Prompt]) -> Segmentation:
         """The method's answer for scans (B, 2, X, Y, Z), and the specialist's where a prompt was learned."""
-        if self.base.second_look:
-            answer = self.base.complete(image, answer, prompts)
+        answer = super().complete(image, answer, prompts)
         logits, scores = answer.logits.clone(), answer.scores.clone()
         ungated = answer.extras["ungated"].clone()
         threshold = torch.logit(torch.tensor(self.theta))

@@ -30,6 +30,8 @@ from .segmenter import Segmentation, Segmenter
 Progress = Callable[[int, int], None]
 OVERLAP = 0.25
 """Of neighbouring windows, as a share of their edge; at one half a scan takes three times as long."""
+MINIMUM_ML = 0.1
+"""Of a mask; what is smaller is no find."""
 UNPAINTED = 0.499
 """What the probability of a part that is dropped is cut to: what ranks voxels or learns from them still sees it."""
 
@@ -156,6 +158,19 @@ def settled(model: Segmenter, probabilities: Tensor) -> Tensor:
     return torch.where(certain, probabilities, probabilities.clamp(max=UNPAINTED))
 
 
+def found_in(
+    model: Segmenter, probabilities: Tensor, scores: Sequence[float], minimum_ml: float = MINIMUM_ML
+) -> list[bool]:
+    """Whether each of P prompts has found something: it scores theta, and its mask has so many ml.
+
+    Args:
+        probabilities: (P, X, Y, Z), counted from theta, on the method's grid.
+    """
+    voxel_ml = model.spacing**3 / 1000
+    sizes = [float((p >= 0.5).sum()) * voxel_ml for p in probabilities]
+    return [score >= model.theta and size >= minimum_ml for score, size in zip(scores, sizes, strict=True)]
+
+
 @torch.inference_mode()
 def undecided(
     model: Segmenter,
@@ -206,7 +221,7 @@ def segment_volume(
     prompts: Sequence[Prompt],
     *,
     overlap: float = OVERLAP,
-    minimum_ml: float = 0.1,
+    minimum_ml: float = MINIMUM_ML,
     features: VolumeFeatures | None = None,
     progress: Progress | None = None,
 ) -> VolumeResult:
@@ -224,11 +239,7 @@ def segment_volume(
     answer = undecided(model, prepared, prompts, overlap=overlap, features=features, progress=progress)
     probabilities = settled(model, answer.probabilities)
     probabilities = along_edges(torch.as_tensor(prepared), probabilities, model.edge_weight)
-    voxel_ml = model.spacing**3 / 1000
-    found = [
-        score >= model.theta and float((p >= 0.5).sum()) * voxel_ml >= minimum_ml
-        for p, score in zip(probabilities, answer.scores, strict=True)
-    ]
+    found = found_in(model, probabilities, answer.scores, minimum_ml)
     for p, present in enumerate(found):
         if not present:
             probabilities[p] = 0
@@ -240,11 +251,12 @@ def _complete(model: Segmenter, prepared: Tensor, looked: VolumeResult, prompts:
     device = next(model.parameters()).device
     seen = {name: value[None].to(device) for name, value in looked.extras.items()}
     logits = torch.logit(looked.probabilities, eps=1e-6)[None].to(device)
-    first = Segmentation(logits, torch.tensor(looked.scores)[None].to(device), extras=seen)
+    first = Segmentation(logits, torch.tensor(looked.scores)[None].to(device), looked.attributes, seen)
     answer = model.complete(torch.as_tensor(prepared)[None].to(device), first, prompts)
     looked.extras = {name: answer.extras[name][0].float().cpu() for name in ("ungated", *model.maps)}
     looked.probabilities = answer.logits[0].sigmoid().float().cpu()
     looked.scores = answer.scores[0].float().cpu().tolist()
+    looked.attributes = answer.attributes or looked.attributes
 
 
 @torch.inference_mode()
@@ -266,7 +278,7 @@ class PromptedSlidingWindowInferer(Inferer):
         prompt: what to look for, several separated by ';'. overlap: of neighbouring windows.
     """
 
-    def __init__(self, prompt: str = "tumor", overlap: float = OVERLAP, minimum_ml: float = 0.1) -> None:
+    def __init__(self, prompt: str = "tumor", overlap: float = OVERLAP, minimum_ml: float = MINIMUM_ML) -> None:
         super().__init__()
         # An untouched drop-down of a viewer sends the list of all its choices; the first is the default. A command line
         # makes a tuple of words with commas between them.

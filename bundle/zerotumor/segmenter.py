@@ -199,6 +199,8 @@ METHODS = {
 }
 OPPONENTS = {"closed_set": Method("zerotumor.closed_set:ClosedSet", "closed_set/model.pt")}
 """What methods are measured against and users are not offered: it has weights, and ignores the text."""
+AND = "+"
+"""Between the names of methods that are asked in turn."""
 MODELS = Path(__file__).resolve().parents[1] / "models"
 
 
@@ -277,7 +279,8 @@ def load(method: str = "malenia", weights: str | Path | None = None, *, device: 
     """A method with trained weights, in evaluation mode.
 
     Args:
-        weights: a weights file, or a folder with the method's file in it; by default the starter weights.
+        method: its name, or two with a plus between them, see `in_turn.InTurn`. weights: a file of weights, or a folder
+        with the method's file in it; by default the starter weights.
 
     Raises:
         ValueError: the method is not registered, or there is no such device.
@@ -285,6 +288,8 @@ def load(method: str = "malenia", weights: str | Path | None = None, *, device: 
         text.TextEncoderError: the text encoder is not the one that the weights were trained with.
     """
     check_device(device)
+    if AND in method:
+        return import_module("zerotumor.in_turn").InTurn.of(method.split(AND), weights, device)
     registered = entry(method)
     path = Path(weights) if weights is not None else MODELS
     path = path / registered.weights if path.is_dir() else path

@@ -5,8 +5,16 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import torch
 from fastapi import HTTPException
-from lib.engine import Engine
+from lib.engine import LATEST, Engine
+from lib.options import TumorOptions
+
+from zerotumor.adaptation import Adapted
+from zerotumor.in_turn import IN_TURN
+from zerotumor.phantom import generate
+from zerotumor.versions import save_version
+from zerotumor.volumes import write_nifti
 
 
 @pytest.fixture
@@ -81,3 +89,29 @@ def test_what_a_link_in_the_datastore_leads_to_is_read_and_nothing_beside_it(eng
     for name in (scan, other, link.parent / ".." / "elsewhere" / "scan.nii.gz"):
         with pytest.raises(HTTPException, match="must lie in the datastore"):
             engine.image_path(str(name))
+
+
+def test_two_methods_in_turn_share_the_models_and_scans_of_the_first(tmp_path):
+    engine = Engine(None, 0.3, lambda: [tmp_path])
+    assert engine.offered() == [*engine.methods(), IN_TURN]
+    assert TumorOptions(method=IN_TURN).method == IN_TURN
+    model = engine.model(IN_TURN, LATEST)
+    assert model.base is engine.model("malenia") and not hasattr(model, "version")
+    phantom = generate(3, shape=(40,) * 3, spacing=4.0, modality="CT")
+    write_nifti(phantom.image[0].numpy(), torch.diag(torch.tensor([4.0, 4.0, 4.0, 1.0])), tmp_path / "scan.nii.gz")
+    kept = [engine.encoded(tmp_path / "scan.nii.gz", name, "CT")[1] for name in (IN_TURN, "malenia")]
+    assert kept[0] is kept[1]
+
+
+def test_what_the_first_has_learned_is_asked_first(tmp_path):
+    engine = Engine(None, 0.3, lambda: [tmp_path], tmp_path / "versions")
+    learned = Adapted(engine.model("malenia"), [])
+    save_version(learned, tmp_path / "versions" / "mine", method="malenia")
+    model = engine.model(IN_TURN, LATEST)
+    assert model.version == "mine" and model.base is engine.model("malenia", "mine")
+    assert engine.model(IN_TURN).base is engine.model("malenia")
+
+
+def test_weights_that_were_not_measured_for_it_are_offered_one_by_one(tmp_path):
+    (tmp_path / "model.pt").touch()
+    assert Engine(tmp_path, 0.0, lambda: []).offered() == ["malenia"]

@@ -21,7 +21,7 @@ def test_every_theta_is_answered_as_by_the_method_itself(make, monkeypatch):
         expected.append(segment_volume(model, image, prompts, features=features).probabilities >= 0.5)
     drawn, whole = [], DiffuGTS.complete
     monkeypatch.setattr(DiffuGTS, "complete", lambda self, *a: (drawn.append(1), whole(self, *a))[1])
-    answers = calibrate.answers(model, image, features, prompts, [(theta, 0.0) for theta in THETAS])
+    answers = calibrate.answers(model, image, prompts, [(theta, 0.0) for theta in THETAS])
     for ((theta, _), masks), wanted in zip(answers, expected, strict=True):
         assert torch.equal(masks, wanted), theta
     assert len(drawn) == 1 and len({int(e.sum()) for e in expected}) > 2

@@ -1,6 +1,7 @@
 """The choice of thresholds: what counts as best, that masks are those of inference, and what is written."""
 
 import json
+from pathlib import Path
 
 import calibrate
 import pytest
@@ -16,6 +17,7 @@ from zerotumor.text import load_text_encoder
 from zerotumor.vocabulary import LESIONS
 
 CONFIG = {"channels": [4] * 5, "mask_channels": 2, "dim": 8, "tokens": 2, "heads": 2, "patch": 32, "spacing": 6.0}
+FIRST = Path("first/model.pt")
 app = typer.Typer()
 app.command()(calibrate.main)
 
@@ -54,17 +56,17 @@ def test_masks_are_those_of_inference(weights, monkeypatch):
     """The network has learned nothing, so thresholds are taken from what it says."""
     monkeypatch.setattr(calibrate, "EXTENT", (192.0, 192.0, 192.0))
     model = load("malenia", weights)
-    image, features, _ = calibrate.encoded(model, calibrate.SEED, category="liver tumor", modality="CT")
+    image, _ = calibrate.prepared(model.spacing, calibrate.SEED, category="liver tumor", modality="CT")
     prompts = parse("tumor; liver tumor", modality="CT")
     model.theta = 0.5
-    said = segment_volume(model, image, prompts, features=features).extras["ungated"].flatten()
+    said = segment_volume(model, image, prompts).extras["ungated"].flatten()
     low, middle, high = (float(said.quantile(q)) for q in (0.5, 0.9, 0.99))
     choices = [(low, 0.0), (middle, 0.0), (middle, high), (high, 0.0)]
-    measured = dict(calibrate.answers(model, image, features, prompts, choices))
+    measured = dict(calibrate.answers(model, image, prompts, choices))
     assert all(masks.any() for masks in measured.values())
     for (theta, peak), masks in measured.items():
         model.theta, model.theta_peak = theta, peak
-        answer = segment_volume(model, image, prompts, features=features, minimum_ml=0)
+        answer = segment_volume(model, image, prompts, minimum_ml=0)
         assert float(((answer.probabilities >= 0.5) != masks).float().mean()) < 1e-3
 
 
@@ -79,3 +81,38 @@ def test_both_thresholds_go_into_the_record(weights, monkeypatch):
     assert record["calibrated"]["phantoms"] == 4 and record["calibrated"]["at_least"] == calibrate.QUIET
     model = load("malenia", weights)
     assert (model.theta, model.theta_peak) == pair
+
+
+@pytest.fixture
+def first(weights, monkeypatch):
+    """Asked first; it finds what its theta lets it."""
+    model = load("malenia", weights)
+    model.spacing, model.theta_peak, model.weights_sha256 = 8.0, 0.0, "a" * 64
+    monkeypatch.setattr(calibrate, "load", lambda name, file: model if file == FIRST else load(name, file))
+    monkeypatch.setattr(calibrate, "EXTENT", (192.0, 192.0, 192.0))
+    return model
+
+
+def test_who_is_asked_second_is_measured_where_the_first_finds_nothing(weights, first):
+    model, prompts = load("malenia", weights), parse("tumor; liver tumor", modality="CT")
+    image, _ = calibrate.prepared(first.spacing, calibrate.SEED, category="liver tumor", modality="CT")
+    first.theta = 0.999
+    measured = dict(calibrate.left_over(first, model, image, prompts, [(0.01, 0.0), (0.999, 0.0)]))
+    assert {choice: masks.shape for choice, masks in measured.items()} == {
+        (0.01, 0.0): (2, *image.shape[1:]), (0.999, 0.0): (2, *image.shape[1:])
+    }  # fmt: skip
+    assert measured[0.01, 0.0].any() and not measured[0.999, 0.0].any()
+    first.theta = 1e-5
+    assert not dict(calibrate.left_over(first, model, image, prompts[:1], [(0.01, 0.0)]))
+
+
+def test_the_peak_of_who_is_asked_second_stands_beside_its_own_thresholds(weights, first):
+    first.theta, before = 0.999, json.loads(weights.with_suffix(".json").read_text())
+    arguments = ["--weights", str(weights), "--after", str(FIRST), "--count", "1", "--peaks", "0.9999,0.99999"]
+    run = CliRunner().invoke(app, arguments)
+    assert run.exit_code == 0, run.output
+    record = json.loads(weights.with_suffix(".json").read_text())
+    second = record.pop("second")
+    assert record == {k: v for k, v in before.items() if k != "second"}  # theta stays what it is
+    assert second["after"] == "a" * 64 and second["theta_peak"] == 0.99999  # of those that draw nothing the highest
+    assert second["phantoms"] == 2 and second["healthy_under_5_ml"] == 1.0

@@ -22,6 +22,7 @@ def run(tmp_path, monkeypatch):
     model.bank.fill(encoder)
     save(model, "malenia", tmp_path / "model.pt", config=CONFIG, encoder=encoder)
     whole = segment.load
+    monkeypatch.setattr(segment, "usual", lambda weights: "malenia")
     monkeypatch.setattr(segment, "load", lambda method, _, **where: whole(method, tmp_path / "model.pt", **where))
 
     def run(scan):

@@ -15,8 +15,9 @@ from pydantic import BaseModel, Field
 from torch import Tensor
 
 from zerotumor.grids import on_grid
+from zerotumor.in_turn import IN_TURN
 from zerotumor.metrics import dice
-from zerotumor.segmenter import METHODS
+from zerotumor.segmenter import AND, METHODS
 from zerotumor.selection import Candidate, descriptor, rank
 from zerotumor.uncertainty import Uncertainty
 from zerotumor.volumes import read_scan
@@ -236,7 +237,7 @@ def current(tumor: Tumor, method: str | None = None) -> dict[str, str]:
     """Hashes of the weights that an answer would be made with now: of the method asked, with what it has learned here, and
     of the rest of the committee, as they ship."""
     asked = method or tumor.default_method
-    others = (m for m in tumor.engine.methods() if m != asked)
+    others = (m for m in tumor.engine.methods() if m not in asked.split(AND))
     models = {asked: tumor.engine.model(asked, LATEST), **{m: tumor.engine.model(m) for m in others}}
     return {m: model.weights_sha256 for m, model in models.items()}
 
@@ -264,7 +265,7 @@ def agrees(record: dict, terms: dict) -> bool:
 def method_of(request: dict) -> str | None:
     """The method of a request; None if it names none, as where MONAI Label writes the scoring's own name there."""
     value = first_of(request.get("method"))
-    return value if isinstance(value, str) and value in METHODS else None
+    return value if isinstance(value, str) and value in (*METHODS, IN_TURN) else None
 
 
 def prompt_of(request: dict) -> str:

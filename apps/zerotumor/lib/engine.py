@@ -21,8 +21,9 @@ import psutil
 
 from zerotumor.adaptation import Adapted
 from zerotumor.errors import ScanError
+from zerotumor.in_turn import InTurn, usual
 from zerotumor.pipeline import EncodedScan, encode_scan
-from zerotumor.segmenter import METHODS, Segmenter, WeightsError, available, load
+from zerotumor.segmenter import AND, METHODS, Segmenter, WeightsError, available, load
 from zerotumor.text import TextEncoderError
 from zerotumor.transforms import ModalityError
 from zerotumor.versions import load_version, read_about, versions_of
@@ -63,8 +64,15 @@ class Engine:
             return self._locks.setdefault(key, threading.Lock())
 
     def methods(self) -> list[str]:
-        """What viewers offer: methods that have weights. One without any is still named, and says so when it is used."""
+        """Methods that have weights. One without any is still named, and says so when it is used."""
         return available(self.models) or [next(iter(METHODS))]
+
+    def offered(self) -> list[str]:
+        """What viewers offer: these, and two of them in turn."""
+        try:
+            return self.methods() + [name for name in (usual(self.models),) if AND in name]
+        except WeightsError:  # it is said when they are used
+            return self.methods()
 
     def model(self, method: str, version: str = STARTER) -> Segmenter:
         """The method with its weights, loaded at first use, and with what a version of it has learned.
@@ -75,6 +83,9 @@ class Engine:
         Raises:
             HTTPException: weights or text encoder are missing or do not fit; there is no such version.
         """
+        if AND in method:  # what was learned is the first one's
+            first, second = method.split(AND)
+            return self._in_turn((first, self.model(first, version)), (second, self._base(second)))
         base = self._base(method)
         if version == LATEST:
             version = self.latest(method)
@@ -91,6 +102,13 @@ class Engine:
                 except WeightsError as error:
                     raise refuse(str(error), 500) from None
             return kept
+
+    @staticmethod
+    def _in_turn(first: tuple[str, Segmenter], second: tuple[str, Segmenter]) -> Segmenter:
+        try:
+            return InTurn.after(first, second)
+        except WeightsError as error:
+            raise refuse(str(error), 500) from None
 
     def latest(self, method: str) -> str:
         """The newest version that was learned on the weights in use, or STARTER."""
@@ -146,6 +164,7 @@ class Engine:
             HTTPException: 422 with the reason, when the scan cannot be used.
         """
         started = time.perf_counter()
+        method = method.split(AND)[0]  # the features of who is asked first are kept
         model, digest = self.model(method), self.digest(path)
         key = (digest, method, modality)
         with self._lock(key):

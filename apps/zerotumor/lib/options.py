@@ -9,6 +9,7 @@ from fastapi import HTTPException
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from zerotumor.errors import ScanError
+from zerotumor.in_turn import IN_TURN
 from zerotumor.inferer import OVERLAP
 from zerotumor.prompts import MAX_LENGTH
 from zerotumor.segmenter import METHODS
@@ -52,7 +53,7 @@ class Options(BaseModel):
     @field_validator("method")
     @classmethod
     def _known_method(cls, value: str) -> str:
-        return _one_of(value, tuple(METHODS), "method")
+        return _one_of(value, (*METHODS, IN_TURN), "method")
 
     @field_validator("modality")
     @classmethod

@@ -13,7 +13,7 @@ from zerotumor.inferer import OVERLAP, VolumeResult
 from zerotumor.maps import summaries
 from zerotumor.pipeline import EncodedScan, segment_scan
 from zerotumor.prompts import Prompt, PromptError, asks_for_anomaly, parse
-from zerotumor.segmenter import Segmenter, class_of
+from zerotumor.segmenter import AND, Segmenter, class_of
 from zerotumor.uncertainty import Uncertainty, assess, attach, case_uncertainty
 
 from . import answers
@@ -54,7 +54,7 @@ class Tumor(InferTask):
             labels=offered(engine.methods()),
             dimension=3,
             description="Find what you describe: write it into the prompt, several separated by ';'",
-            config={"prompt": "tumor", "method": engine.methods(), "modality": ["auto", "CT", "MR"], "overlap": OVERLAP,
+            config={"prompt": "tumor", "method": engine.offered(), "modality": ["auto", "CT", "MR"], "overlap": OVERLAP,
                     "version": [LATEST, STARTER], "uncertainty": False,
                     **({"quality": list(QUALITIES)} if any(class_of(m).qualities for m in engine.methods()) else {})},
         )  # fmt: skip
@@ -109,7 +109,7 @@ class Tumor(InferTask):
         """What the other methods with weights find, (P, X, Y, Z) by name; one that cannot answer is left out."""
         found = {}
         for method in self.engine.methods():
-            if method == asked.options.method:
+            if method in asked.options.method.split(AND):
                 continue
             _, encoded, _ = self.engine.encoded(asked.path, method, asked.options.stated_modality)
             try:

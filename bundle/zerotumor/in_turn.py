@@ -1,0 +1,147 @@
+"""Methods asked in turn: the second answers those prompts for which the first finds nothing. An addition of ours.
+
+theta is chosen so that most healthy scans stay quiet, and where it is high a lesion is passed over that another method,
+trained by other losses, is sure of. Their mean loses what one of them is right about; here each keeps its own answer. The
+second draws its masks as ever, but each part has to reach a higher peak than when it is asked alone (scripts/calibrate.py
+--after): of the scans in which nothing was found, most have nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from .blending import resized, zoomed_shape
+from .inferer import VolumeResult, found_in, settled, undecided
+from .prompts import Prompt
+from .segmenter import (
+    AND,
+    METHODS,
+    MODELS,
+    Segmentation,
+    Segmenter,
+    WeightsError,
+    available,
+    entry,
+    load,
+    read_record,
+)
+from .wrapped import Wrapped
+
+IN_TURN = "malenia+zept"
+"""What scans are segmented with unless a user asks for something else: the best by bundle/docs/results.md."""
+SECOND = "second"
+"""Key in the record of weights of what was measured for a method that is asked second."""
+
+
+def usual(weights: str | Path | None = None) -> str:
+    """The method for who names none: IN_TURN, or the first that has weights where the second was not measured for it.
+
+    Args:
+        weights: as of `segmenter.load`.
+
+    Raises:
+        segmenter.WeightsError: weights are damaged.
+    """
+    folder = MODELS if weights is None else Path(weights)
+    names = IN_TURN.split(AND)
+    known = available(folder)
+    if set(names) <= set(known):
+        first, second = (read_record(folder / entry(name).weights, name) for name in names)
+        if second.get(SECOND, {}).get("after") == first["sha256"]:
+            return IN_TURN
+    return (known or list(METHODS))[0]
+
+
+class InTurn(Wrapped):
+    """Answers as the first method does; where it finds nothing, as the second, if that is sure.
+
+    Args:
+        first, second: by name, loaded; neither is changed. theta_peak: what each part of the second's masks must reach.
+    """
+
+    def __init__(self, first: tuple[str, Segmenter], second: tuple[str, Segmenter], theta_peak: float) -> None:
+        super().__init__(first[1])
+        self.name, self.second = second[0], copy(second[1])  # with thresholds of its own, and the same weights
+        self.second.paint(self.second.theta, theta_peak, self.second.edge_weight)
+        self.records = (*self.base.records, *self.second.records)
+        if hasattr(first[1], "version"):  # of what the first has learned
+            self.version = first[1].version
+        self.weights_sha256 = ",".join(f"{name}:{model.weights_sha256}" for name, model in (first, second))
+        self.eval()
+
+    @classmethod
+    def of(cls, names: Sequence[str], weights: str | Path | None = None, device: str = "cpu") -> Self:
+        """Two methods, in this order.
+
+        Args:
+            weights: a folder with the weights of both; by default that of the starter weights.
+
+        Raises:
+            ValueError: they are not two, or not known. segmenter.WeightsError: weights are missing or damaged, or nobody has
+            measured from when on the second is to speak.
+        """
+        if len(names) != 2 or names[0] == names[1]:
+            raise ValueError(f"{'+'.join(names)} are not two methods: write two names, such as malenia+zept")
+        if weights is not None and not Path(weights).is_dir():
+            raise ValueError(f"{weights} is one file, and {'+'.join(names)} are two methods: give the folder of both")
+        first, second = ((name, load(name, weights, device=device)) for name in names)
+        return cls.after(first, second)
+
+    @classmethod
+    def after(cls, first: tuple[str, Segmenter], second: tuple[str, Segmenter]) -> Self:
+        """The second after the first, each by name; it speaks from the peak that was measured for it.
+
+        Raises:
+            segmenter.WeightsError: none was, for these weights of the first.
+        """
+        own, base = second[1].records[0].get(SECOND, {}), first[1].records[0]["sha256"]
+        if own.get("after") != base:
+            raise WeightsError(
+                f"nobody has measured from which probability on {second[0]} is to speak where {first[0]} finds nothing: run "
+                f"scripts/calibrate.py --weights FILE_OF_{second[0].upper()} --after FILE_OF_{first[0].upper()}"
+            )
+        return cls(first, second, own["theta_peak"])
+
+    def at(self, quality: str) -> Self:
+        twin = super().at(quality)
+        if quality in self.second.qualities:
+            twin.second = self.second.at(quality)
+        return twin
+
+    def complete(self, image: Tensor, answer: Segmentation, prompts: Sequence[Prompt]) -> Segmentation:
+        """The first method's answer for scans (B, 2, X, Y, Z), and the second's for what the first has not found."""
+        answer = super().complete(image, answer, prompts)
+        logits, scores, ungated = answer.logits.clone(), answer.scores.clone(), answer.extras["ungated"].clone()
+        attributes = list(answer.attributes)
+        for b in range(len(image)):
+            masks = settled(self.base, logits[b].sigmoid().cpu())
+            found = found_in(self.base, masks, scores[b].tolist())
+            missed = [p for p, one in enumerate(found) if not one]
+            if not missed:
+                continue
+            said = self.ask_second(image[b], [prompts[p] for p in missed])
+            for k, p in enumerate(missed):
+                if not said.found[k]:
+                    continue
+                logits[b, p] = torch.logit(said.probabilities[k], eps=1e-6).to(logits)
+                ungated[b, p], scores[b, p] = said.extras["ungated"][k].to(ungated), said.scores[k]
+                if attributes:
+                    attributes[p] = {"found_by": self.name, **said.attributes[k]}
+        return Segmentation(logits, scores, attributes, {**answer.extras, "ungated": ungated})
+
+    def ask_second(self, image: Tensor, prompts: Sequence[Prompt]) -> VolumeResult:
+        """What the second method says of a prepared scan (2, X, Y, Z), on the same grid, counted from its own theta."""
+        shape = image.shape[1:]
+        there = resized(image.float().cpu(), zoomed_shape(shape, self.spacing / self.second.spacing))
+        answer = undecided(self.second, there, prompts)
+        masks = settled(self.second, answer.probabilities)
+        found = found_in(self.second, masks, answer.scores)
+        extras = {"ungated": resized(answer.extras["ungated"], shape)}
+        return replace(answer, probabilities=resized(masks, shape), found=found, extras=extras)
