@@ -12,10 +12,11 @@ nine tenths and not a half. Weights that were trained on lesions drawn in real a
 another patient as on phantoms: --quiet 0.75.
 
 python scripts/calibrate.py --weights bundle/models/zept/model.pt --after bundle/models/model.pt \\
-    --peaks 0.8,0.9,0.95,0.98,0.99,0.995,0.999,0.9995,0.9998
+    --quiet 0.97 --peaks 0.8,0.9,0.95,0.98,0.99,0.995,0.999,0.9995,0.9998
 
 With --after, of a method that is asked where another finds nothing (`zerotumor.in_turn`), on those of the phantoms alone
-where that is so: theta stays, the peak is chosen by the same rule, and is written beside what is there.
+where that is so: theta stays, the peak is chosen by the same rule, and is written beside what is there. Nearly all of the
+healthy have to stay quiet then, since what is asked last adds to what the first has found wrongly.
 """
 
 from __future__ import annotations

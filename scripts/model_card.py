@@ -1,6 +1,6 @@
 """Write model cards, the results and the README's cut of them from an evaluation's records. No number is typed.
 
-python scripts/evaluate.py --method malenia,zept,outlier,everything --set all --out out/evaluation.json
+python scripts/evaluate.py --method malenia+zept,malenia,zept,outlier,everything --set all --out out/evaluation.json
 python scripts/evaluate_organs.py --method malenia,zept --out out/organs.json
 python scripts/model_card.py out/evaluation.json --organs out/organs.json
 
@@ -34,7 +34,8 @@ from result_tables import (
 from rich.console import Console
 
 from zerotumor.baselines import BASELINES
-from zerotumor.segmenter import METHODS, OPPONENTS, WeightsError
+from zerotumor.in_turn import IN_TURN
+from zerotumor.segmenter import AND, METHODS, OPPONENTS, WeightsError
 from zerotumor.trained_on import KINDS
 from zerotumor.vocabulary import LESIONS, lesions
 from zerotumor.volumes import write_atomically
@@ -49,6 +50,8 @@ FURTHER = {
     "closed_set": "`closed_set` is Malenia's backbone and lesion prior, trained further on Malenia's samples with all "
     "lesions as one class, on Malenia's grids and along edges; it does not read the prompt.",
     "ensemble": "`ensemble` is the mean of the probabilities of all methods that have weights.",
+    IN_TURN: f"`{IN_TURN}` asks the second method for what the first has not found; it is what `scripts/segment.py` does "
+    "unless told otherwise.",
 }
 """What the results say of further baselines, where they were measured."""
 
@@ -60,8 +63,10 @@ def healthy_section(records: list[dict], trained: dict[str, dict]) -> list[str]:
         trained: method -> what the record of its weights says of their training.
     """
     cases = {r["case"] for r in records if (r["set"], r["split"]) == ("real", "healthy")}
-    asked = {r["method"] for r in records}
-    known = {m: [cases & set(facts.get(kind, ())) for kind in KINDS] for m, facts in trained.items() if m in asked}
+    asked = {m: m.split(AND) for m in dict.fromkeys(r["method"] for r in records)}
+    seen = {m: [{case for one in ones for case in trained.get(one, {}).get(kind, ())} for kind in KINDS]
+            for m, ones in asked.items()}  # fmt: skip
+    known = {m: [cases & scans for scans in kinds] for m, kinds in seen.items()}
     learned = [m for m, found in known.items() if any(found)]
     organs = ", with its organs," if all(known[m][0] for m in learned) else ""
     note = (
@@ -212,7 +217,7 @@ def in_short(value: object) -> object:
 def cut(records: list[dict], method: str, trained: dict[str, dict]) -> list[str]:
     """The README's tables: three lines a method, sizes, and healthy scans. `method` comes first, ablations are left out."""
     own = sorted((r for r in records if ":" not in r["method"]), key=lambda r: r["method"] != method)
-    healthy = healthy_section([r for r in own if r["method"] in METHODS], trained)
+    healthy = healthy_section([r for r in own if set(r["method"].split(AND)) <= set(METHODS)], trained)
     sizes = sizes_table(own)
     return [*results_table(own, list(GROUPS)), *(["", SIZES_SAID, "", *sizes] if sizes else []), "", *healthy]
 
@@ -244,7 +249,7 @@ def keep_up(kept: dict, fresh: dict, models: Path) -> dict:
     old = {k: v for k, v in kept["weights_sha256"].items() if new.get(k, v) == v and current(k, v, models)}
     records = [r for r in kept["records"] if r["method"] in old and (r["method"], r["set"]) not in measured]
     records += fresh["records"]
-    order = {name: k for k, name in enumerate([*METHODS, *BASELINES, *OPPONENTS])}
+    order = {name: k for k, name in enumerate([IN_TURN, *METHODS, *BASELINES, *OPPONENTS])}
     records.sort(key=lambda r: order.get(r["method"].partition(":")[0], len(order)))  # stable
     return {"weights_sha256": {**old, **new}, "records": records}
 
@@ -286,7 +291,7 @@ def replace_between(text: str, begin: str, end: str, lines: list[str]) -> str:
 def main(
     records: Annotated[Path, typer.Argument(help="JSON file of scripts/evaluate.py")],
     organs: Annotated[Path | None, typer.Option(help="JSON file of scripts/evaluate_organs.py")] = None,
-    method: Annotated[str, typer.Option(help="which comes first in the README")] = "malenia",
+    method: Annotated[str, typer.Option(help="which comes first in the README")] = IN_TURN,
     models: Annotated[Path, typer.Option(help="folder with the weights' records")] = ROOT / "bundle" / "models",
     docs: Annotated[Path, typer.Option(help="folder for the pages")] = ROOT / "bundle" / "docs",
     readme: Annotated[Path, typer.Option(help="file whose results block is replaced")] = ROOT / "README.md",

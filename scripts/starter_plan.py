@@ -109,8 +109,8 @@ MASSES = {
     f"train_masses::{region}": n
     for region, n in {"limb": 1200, "head": 900, "chest": 1500, "abdomen": 900, "pelvis": 600}.items()
 }
-ADDED = ("train_faint", *MASSES)
-"""Overrides that say how many phantoms are made besides `Length.phantoms`."""
+ADDED = ("train_faint", *MASSES, *DRAWN)
+"""Overrides that say how many samples are made besides `Length.phantoms`."""
 TINY = {"network_config::channels": "[4,4,4,4,4]", "network_config::mask_channels": 2, "network_config::patch": 32,
         "network_config::spacing": 8.0, "sample_spacing": 8.0, "workers": 0}  # fmt: skip
 TINY_PRIOR = {
@@ -227,6 +227,19 @@ def doubts(method: str, last: str, file: str) -> Tool:
     return Tool(f"{method}/uncertainty", last, file, "calibrate_uncertainty.py", arguments)
 
 
+SECOND = "zept/second"
+"""From when on it speaks where Malenia finds nothing; nothing to be done where that one has no weights."""
+
+
+def after_malenia(last: str, file: str) -> Tool:
+    """The peak of what is asked where Malenia finds nothing."""
+    arguments = (
+        "--weights", f"{{models}}/{file}", "--after", "{models}/model.pt", "--count", "{theta}", "--quiet", "0.97",
+        "--peaks", "0.8,0.9,0.95,0.98,0.99,0.995,0.999,0.9995,0.9998",
+    )  # fmt: skip
+    return Tool(SECOND, last, file, "calibrate.py", arguments)
+
+
 LAST = {
     "malenia": ("malenia/whole", "model.pt"),
     "zept": ("zept/tumors", "zept/model.pt"),
@@ -234,25 +247,9 @@ LAST = {
     "closed_set": ("closed_set/whole", "closed_set/model.pt"),
 }
 """Method or opponent -> the stage whose weights are shipped, and their name."""
-SECOND = "zept/second"
-"""From when on it speaks where Malenia finds nothing; nothing to be done where that one has no weights."""
 TOOLS = (
     *(theta(method, *last) for method, last in LAST.items()),
-    Tool(
-        SECOND,
-        *LAST["zept"],
-        "calibrate.py",
-        (
-            "--weights",
-            "{models}/zept/model.pt",
-            "--after",
-            "{models}/model.pt",
-            "--count",
-            "{theta}",
-            "--peaks",
-            "0.8,0.9,0.95,0.98,0.99,0.995,0.999,0.9995,0.9998",
-        ),
-    ),
+    after_malenia(*LAST["zept"]),
     *(doubts(method, *last) for method, last in LAST.items() if method != "closed_set"),
 )
 CARDS = "cards"
