@@ -90,7 +90,7 @@ class ZeroTumorApp(MONAILabelApp):
 
     def batch_infer(self, request: dict, datastore=None) -> dict:
         """As MONAI Label's; its answers become JSON, in which a file that is not there is null."""
-        return self._batch_infer(request, datastore or self.datastore(), self.answer)
+        return self._batch_infer(self.by_default(request), datastore or self.datastore(), self.answer)
 
     def answer(self, request: dict, datastore=None) -> dict:
         """As MONAI Label's, and what the archive knows of the scan goes along: the file made for clients has lost it."""
@@ -100,7 +100,11 @@ class ZeroTumorApp(MONAILabelApp):
         request = {k: v for k, v in request.items() if k not in SET_BY_THE_APP}
         if isinstance(image, str) and not os.path.exists(image):
             request |= facts_of(image, datastore)
-        return super().infer(request, datastore)
+        return super().infer(self.by_default(request), datastore)
+
+    def by_default(self, request: dict) -> dict:
+        """A request that names a method."""
+        return {"method": self.engine.offered[0], **request}
 
     def provenance(self, image_id: str, labels, info: dict) -> dict:
         """Where a label that is about to be saved comes from, see `lib.provenance`."""

@@ -93,7 +93,7 @@ def test_what_a_link_in_the_datastore_leads_to_is_read_and_nothing_beside_it(eng
 
 def test_two_methods_in_turn_share_the_models_and_scans_of_the_first(tmp_path):
     engine = Engine(None, 0.3, lambda: [tmp_path])
-    assert engine.offered() == [*engine.methods(), IN_TURN]
+    assert engine.offered == [IN_TURN, *engine.methods()]
     assert TumorOptions(method=IN_TURN).method == IN_TURN
     model = engine.model(IN_TURN, LATEST)
     assert model.base is engine.model("malenia") and not hasattr(model, "version")
@@ -114,4 +114,4 @@ def test_what_the_first_has_learned_is_asked_first(tmp_path):
 
 def test_weights_that_were_not_measured_for_it_are_offered_one_by_one(tmp_path):
     (tmp_path / "model.pt").touch()
-    assert Engine(tmp_path, 0.0, lambda: []).offered() == ["malenia"]
+    assert Engine(tmp_path, 0.0, lambda: []).offered == ["malenia"]

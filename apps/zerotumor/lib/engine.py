@@ -15,6 +15,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import psutil
@@ -67,10 +68,11 @@ class Engine:
         """Methods that have weights. One without any is still named, and says so when it is used."""
         return available(self.models) or [next(iter(METHODS))]
 
+    @cached_property
     def offered(self) -> list[str]:
-        """What viewers offer: these, and two of them in turn."""
+        """What viewers offer: two methods in turn, where they can be asked so, and each alone. The first is the default."""
         try:
-            return self.methods() + [name for name in (usual(self.models),) if AND in name]
+            return [name for name in (usual(self.models),) if AND in name] + self.methods()
         except WeightsError:  # it is said when they are used
             return self.methods()
 

@@ -38,7 +38,7 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    method: Choice = "malenia"
+    method: Choice = next(iter(METHODS))  # the app fills in what it offers first
     version: Annotated[Choice, Field(max_length=100)] = "latest"  # of what was learned here; "starter": nothing
     modality: Choice = "auto"
     header_modality: str = ""  # what the archive says; set by the app, never by a client

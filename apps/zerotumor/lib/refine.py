@@ -48,7 +48,7 @@ class TumorRefine(InferTask):
             labels=LABELS,  # of no account to the mask, but OHIF corrects the segment that is chosen among them
             dimension=3,
             description="Click inside what is missing and outside what is too much",
-            config={"prompt": "", "method": engine.methods(), "modality": ["auto", "CT", "MR"], "undo": False,
+            config={"prompt": "", "method": engine.offered, "modality": ["auto", "CT", "MR"], "undo": False,
                     "reset": False},
         )  # fmt: skip
         self.engine, self.histories, self.push, self.weights = engine, histories, push, weights

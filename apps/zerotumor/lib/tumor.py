@@ -54,7 +54,7 @@ class Tumor(InferTask):
             labels=offered(engine.methods()),
             dimension=3,
             description="Find what you describe: write it into the prompt, several separated by ';'",
-            config={"prompt": "tumor", "method": engine.offered(), "modality": ["auto", "CT", "MR"], "overlap": OVERLAP,
+            config={"prompt": "tumor", "method": engine.offered, "modality": ["auto", "CT", "MR"], "overlap": OVERLAP,
                     "version": [LATEST, STARTER], "uncertainty": False,
                     **({"quality": list(QUALITIES)} if any(class_of(m).qualities for m in engine.methods()) else {})},
         )  # fmt: skip
@@ -121,7 +121,7 @@ class Tumor(InferTask):
     @property
     def default_method(self) -> str:
         """What answers a request that names no method."""
-        return TumorOptions().method
+        return self.engine.offered[0]
 
     def doubts(self, asked: Asked, committee: bool = True, plain: VolumeResult | None = None) -> list[Uncertainty]:
         """How unsure the answer to each prompt is, in full; with or without what the other methods find.
