@@ -120,8 +120,11 @@ def write_results(model: Segmenter, scan: MetaTensor, result: ScanResult, files:
 
 
 def committee(method: str, device: str) -> list[Segmenter]:
-    """The other methods that have starter weights: whether they agree is part of how unsure an answer is."""
-    return [load(name, device=device).as_voter() for name in available() if name not in method.split(AND)]
+    """The other methods that have starter weights: whether they agree is part of how unsure an answer is.
+
+    Who is asked second has a vote, too: mostly it is not asked.
+    """
+    return [load(name, device=device).as_voter() for name in available() if name != method.split(AND)[0]]
 
 
 def segment_one(

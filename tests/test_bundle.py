@@ -113,6 +113,7 @@ def test_trains_resumes_and_exports(bundle, tmp_path):
     assert second["trainer"]["iteration"] == 4 and first["trainer"]["iteration"] == 2
     model = load("malenia", tmp_path / "run")
     assert torch.isfinite(model(torch.rand(1, 2, 32, 32, 32))).all()
+    assert not model.mirrored  # as nothing was in training
     assert list((tmp_path / "run").rglob("events.out.tfevents*"))
 
 

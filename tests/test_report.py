@@ -7,7 +7,7 @@ from PIL import Image
 from rich.console import Console
 
 from zerotumor.prompts import parse
-from zerotumor.report import component_table, describe_prompt, feret_diameter, overlay, table
+from zerotumor.report import caption, component_table, describe_prompt, feret_diameter, overlay, table
 
 
 def box_mask():
@@ -119,3 +119,10 @@ def test_a_map_has_a_row_of_its_own(tmp_path):
     assert shown.shape[0] == 2 * plain.shape[0] and shown.shape[1] == plain.shape[1]
     colorful = np.ptp(shown, axis=2) > 60  # gray has none
     assert colorful[plain.shape[0] :].mean() > 0.005 and not colorful[: plain.shape[0]].any()
+
+
+def test_the_picture_says_who_of_several_methods_found_something():
+    report = report_of(torch.ones(10, 10, 10))
+    assert "found by" not in caption(report)
+    report["prompts"][0]["found_by"] = "zept"
+    assert caption(report).endswith("found by zept")

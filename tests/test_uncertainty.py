@@ -8,10 +8,11 @@ from monai.data import MetaTensor
 
 from zerotumor import uncertainty
 from zerotumor.calibration import Calibration, Counts, Curve, read, record_of, replaced
+from zerotumor.in_turn import IN_TURN
 from zerotumor.inferer import segment_volume
 from zerotumor.pipeline import segment_scan
 from zerotumor.prompts import parse
-from zerotumor.segmenter import Segmentation, Segmenter
+from zerotumor.segmenter import Segmentation, Segmenter, load
 from zerotumor.uncertainty import assess, binary_entropy, case_uncertainty, committee, mirror_axes, novelty
 
 
@@ -93,7 +94,14 @@ def test_what_changes_with_the_look_is_told_from_what_does_not(prepared):
     prompts = parse("tumor", modality="MR")
     steady, fickle = (assess(Bright(f), scan_with(0.95), prompts, calibration=Calibration())[0] for f in (False, True))
     assert fickle.perturbation > 0.15 > 0.05 > steady.perturbation
-    assert "mirrored" in fickle.reason and "mirrored" not in steady.reason
+    assert "answered differently" in fickle.reason and "answered differently" not in steady.reason
+
+
+def test_weights_that_know_no_mirrored_body_are_shown_none(prepared):
+    model, prompts = Bright(True), parse("tumor", modality="MR")  # it answers a mirrored scan differently
+    model.mirrored = False
+    assert assess(model, scan_with(0.95), prompts, calibration=Calibration())[0].perturbation < 0.05
+    assert load("malenia").mirrored and not load("zept").mirrored and not load(IN_TURN).mirrored
 
 
 def test_the_same_seed_gives_the_same_numbers_and_no_look_changes_the_answer(prepared):

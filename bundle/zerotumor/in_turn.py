@@ -70,6 +70,7 @@ class InTurn(Wrapped):
         super().__init__(first[1])
         self.name, self.second = second[0], copy(second[1])  # with thresholds of its own, and the same weights
         self.second.paint(self.second.theta, theta_peak, self.second.edge_weight)
+        self.mirrored = self.base.mirrored and self.second.mirrored
         self.records = (*self.base.records, *self.second.records)
         if hasattr(first[1], "version"):  # of what the first has learned
             self.version = first[1].version

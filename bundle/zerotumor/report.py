@@ -242,8 +242,9 @@ def caption(report: dict) -> str:
     lines = []
     for e in report["prompts"][:4]:
         if e["found"]:
+            by = f", found by {e['found_by']}" if "found_by" in e else ""
             lines.append(
-                f"{e['prompt']}: {e['volume_ml']:.1f} ml, {e['largest_diameter_mm']:.0f} mm, score {e['score']:.2f}"
+                f"{e['prompt']}: {e['volume_ml']:.1f} ml, {e['largest_diameter_mm']:.0f} mm, score {e['score']:.2f}{by}"
             )
         else:
             lines.append(f"{e['prompt']}: nothing found (score {e['score']:.2f})")

@@ -60,6 +60,7 @@ class Segmenter(nn.Module):
     organ_names: tuple[str, ...] = ()  # what `organ_maps` shows
     whole_scan: tuple[str, ...] = ()  # features of which every window must know those of all windows, see `shared`
     images: dict[str, str] = {}  # of `maps`, those in the image's intensities -> the map of where they differ from it
+    mirrored: bool = True  # whether bodies in training were mirrored, so that a mirrored scan is nothing new
     has_ungated: bool = False  # whether `segment` says in `extras` how voxels rank; else its answer ranks them
     second_look: bool = False  # whether `complete` does something
     qualities: tuple[str, ...] = ()  # names that `quality` may have, quickest first: how much time an answer may take
@@ -321,6 +322,7 @@ def load_into(model: Segmenter, method: str, path: str | Path) -> Segmenter:
     check_fingerprint(encoder, record["text_encoder"]["fingerprint"])
     load_state(model, path)
     model.records = (record, *model.beside(path, record))
+    model.mirrored = any(record.get("mirror", (1,)))  # older records do not say: then they were
     model.encoder = encoder
     model.weights_sha256 = record["sha256"]
     return model

@@ -2,8 +2,8 @@
 
 Four sources, each for one scan and one prompt:
 
-* entropy of the mean probability over several looks at the scan: mirrored, a little brighter or darker, with noise (Wang et
-  al., Neurocomputing 2019);
+* entropy of the mean probability over several looks at the scan: a little brighter or darker, with noise, and mirrored if
+  the weights know mirrored bodies (Wang et al., Neurocomputing 2019);
 * mutual information between the answer and the look: entropy of the mean less the mean of the entropies (BALD, Houlsby et
   al., arXiv:1112.5745; Gal and Ghahramani, ICML 2016), here over looks and not over weights;
 * disagreement with other methods, in ml and as share of votes (query by committee);
@@ -112,7 +112,8 @@ def assess(
     plain = plain or segment_volume(model, image, prompts, overlap=overlap, features=encoded.features)
     mean = plain.extras["ungated"].clone()
     aleatoric = binary_entropy(mean)
-    for look, axis in looks(image, mirror_axes(prompts), passes, seed):
+    axes = mirror_axes(prompts) if model.mirrored else ()
+    for look, axis in looks(image, axes, passes, seed):
         seen = segment_volume(model, look, prompts, overlap=overlap).extras["ungated"]
         seen = seen if axis is None else seen.flip(1 + axis)
         mean += seen
@@ -171,7 +172,7 @@ def looks(image: Tensor, axes: Sequence[int], passes: int, seed: int) -> Iterato
 def mirror_axes(prompts: Sequence[Prompt]) -> tuple[int, ...]:
     """Axes of RAS along which a body may be mirrored without a change of what is asked for.
 
-    Methods are trained on mirrored bodies. Left and right are left alone if any prompt means one side.
+    Left and right are left alone if any prompt means one side.
     """
 
     def other(name: str) -> str:
@@ -210,7 +211,7 @@ def reason(result: Uncertainty, methods: int) -> str:
     if result.undecided_ml >= SPLIT_ML:
         said.append(f"{result.undecided_ml:.0f} ml are undecided")
     if result.perturbation >= CHANGED:
-        said.append("mirrored or with noise the scan is answered differently")
+        said.append("a little changed, the scan is answered differently")
     if (result.novelty or 0) >= NOVEL:
         said.append("the words are far from all kinds that training has shown")
     return "; ".join(said) or "nothing speaks against the answer"

@@ -12,7 +12,7 @@ from .segmenter import Segmentation, Segmenter
 
 SAME = (
     "spacing", "patch", "zooms", "tight_zooms", "theta", "theta_peak", "edge_weight", "decides", "encoder", "maps", "images",
-    "organ_names", "whole_scan", "qualities", "has_ungated", "records",
+    "organ_names", "whole_scan", "qualities", "has_ungated", "records", "mirrored",
 )  # fmt: skip
 """What it has of the inner one."""
 

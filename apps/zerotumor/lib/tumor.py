@@ -109,7 +109,7 @@ class Tumor(InferTask):
         """What the other methods with weights find, (P, X, Y, Z) by name; one that cannot answer is left out."""
         found = {}
         for method in self.engine.methods():
-            if method in asked.options.method.split(AND):
+            if method == asked.options.method.split(AND)[0]:  # who is asked second has a vote
                 continue
             _, encoded, _ = self.engine.encoded(asked.path, method, asked.options.stated_modality)
             try:
