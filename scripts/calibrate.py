@@ -268,6 +268,7 @@ def keep(record: dict, best: Choice, about: dict) -> str:
     if best[1]:
         record["config"]["theta_peak"] = best[1]
     record["calibrated"] = about
+    record.pop(SECOND, None)  # measured with other thresholds
     said = f"theta {best[0]}" + (f" and theta_peak {best[1]}" if best[1] else "")
     return f"{said}, to be set in network_config of {CONFIGS[record['method']]}, too,"
 

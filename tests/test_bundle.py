@@ -230,6 +230,17 @@ def test_inference_ends_with_a_sentence(bundle, scans, tmp_path):
     assert not list((tmp_path / "out").rglob("*mask*"))
 
 
+def test_a_bad_scan_does_not_stop_the_others(bundle, scans, tmp_path):
+    folder = shutil.copytree(scans, tmp_path / "scans")
+    (folder / "a.nii.gz").write_bytes(b"")
+    log = run(
+        bundle, ["inference.yaml"], "--dataset_dir", str(folder), "--output_dir", str(tmp_path / "out"), fails=True
+    )
+    assert (tmp_path / "out/scan/scan_mask.nii.gz").is_file()
+    last = log.strip().splitlines()[-1]
+    assert last.startswith("Error: 1 of 2 scans were left out: ") and "a.nii.gz is empty" in last
+
+
 def wait_for(url: str, process: subprocess.Popen, seconds: int = 180) -> None:
     """Until the server answers; fails at once if it died."""
     for _ in range(seconds * 2):

@@ -10,7 +10,8 @@ from make_files import ct_values, write_dicom, write_nifti
 from monai.transforms import SaveImage
 
 from zerotumor.errors import ScanError
-from zerotumor.folder import ReadScand, check_records, records, say_plainly
+from zerotumor.folder import Readable, ReadScand, check_records, records, say_plainly, tell_left_out
+from zerotumor.transforms import Prepared
 from zerotumor.volumes import read_scan
 
 
@@ -39,6 +40,22 @@ def test_a_folder_without_scans_says_so(tmp_path):
     for folder in (tmp_path, tmp_path / "none"):
         with pytest.raises(ScanError, match="holds no scan.*--dataset_dir"):
             check_records(records(folder), folder)
+
+
+def test_a_bad_scan_is_left_out_with_its_sentence(tmp_path, capsys):
+    write_nifti(tmp_path / "good.nii.gz", ct_values())
+    (tmp_path / "bad.nii.gz").touch()
+    steps = [ReadScand("image"), Prepared("image", "CT")]
+    data = Readable(records(tmp_path), steps)
+    assert [record["name"] for record in data] == ["good.nii.gz"]
+    assert "bad.nii.gz is empty" in capsys.readouterr().err
+    check_records(data, tmp_path)
+    with pytest.raises(ScanError, match="1 of 2 scans were left out: .*bad.nii.gz is empty"):
+        tell_left_out(data)
+    (tmp_path / "good.nii.gz").unlink()
+    with pytest.raises(ScanError, match="bad.nii.gz is empty: copy it again"):
+        check_records(Readable(records(tmp_path), steps), tmp_path)
+    tell_left_out(Readable([], steps))
 
 
 def test_a_scan_is_read_as_everywhere_and_saved_under_its_name(tmp_path):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from types import TracebackType
 
@@ -37,16 +38,54 @@ def records(folder: str | Path) -> list[dict[str, str]]:
     return [{"image": file, "name": f"{name}.nii.gz"} for name, file in out.items()]
 
 
+class Readable(list):
+    """Those of some records whose scans can be used; a bad scan does not stop a run over the others.
+
+    `left_out` has the sentence about each of the rest. Every scan is read for it, a second or so each, so that a run of
+    hours says at its beginning what it will not do.
+
+    Args:
+        records: of `records`. steps: transforms that refuse a bad scan.
+    """
+
+    def __init__(
+        self, records: Sequence[Mapping[str, str]], steps: Sequence[Callable[[Mapping[str, object]], Mapping]]
+    ) -> None:
+        super().__init__()
+        self.left_out: list[str] = []
+        for record in records:
+            try:
+                reduce(lambda data, step: step(data), steps, record)
+            except SENTENCES as error:
+                self.left_out.append(str(error))
+                print(f"left out: {error}", file=sys.stderr)
+            else:
+                self.append(record)
+
+
 def check_records(data: Sequence[object], folder: str | Path) -> None:
     """Refuse to run on nothing.
 
     Raises:
-        ScanError: there are no records of scans in the folder.
+        ScanError: there are no records of scans in the folder, or none of a scan that can be used.
     """
+    if not data and getattr(data, "left_out", ()):
+        raise ScanError("; ".join(data.left_out))
     if not data:
         raise ScanError(
             f"{folder} holds no scan: give a folder of NIfTI (.nii, .nii.gz) or NRRD (.nrrd) files as --dataset_dir"
         )
+
+
+def tell_left_out(data: Readable) -> None:
+    """End a run whose other scans are done.
+
+    Raises:
+        ScanError: scans were left out.
+    """
+    if data.left_out:
+        count = len(data) + len(data.left_out)
+        raise ScanError(f"{len(data.left_out)} of {count} scans were left out: {'; '.join(data.left_out)}")
 
 
 class ReadScand(MapTransform):
