@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Annotated
@@ -107,8 +107,14 @@ def shipped_hash(method: str) -> str | None:
     return sha256(file) if file.is_file() else None
 
 
-def page(made: list[list[str]], refiner_hash: str, method_hash: str, method: str, ships: bool) -> str:
-    """The rows as Markdown, with what they are. `ships`: the method's weights are those in the bundle."""
+def page(
+    made: list[list[str]], refiner_hash: str, method_hash: str, method: str, ships: bool, left_out: Sequence[str] = ()
+) -> str:
+    """The rows as Markdown, with what they are.
+
+    Args:
+        ships: the method's weights are those in the bundle. left_out: names of cases that could not be read.
+    """
     whose = ["These are the weights that ship."]
     if not ships:
         whose = [
@@ -127,6 +133,7 @@ def page(made: list[list[str]], refiner_hash: str, method_hash: str, method: str
         "",
         *(f"| {' | '.join(cells)} |" for cells in (HEADINGS, ("---",) * len(HEADINGS), *made)),
         "",
+        *([f"Not measured, since they could not be read: {', '.join(left_out)}.", ""] if left_out else []),
     ]
     return "\n".join(lines)
 
@@ -156,7 +163,7 @@ def main(
     console.print(shown)
     if page_file is not None:
         hashes = refiner.weights_sha256, model.weights_sha256
-        text = page(made, *hashes, method, hashes[1] == shipped_hash(method))
+        text = page(made, *hashes, method, hashes[1] == shipped_hash(method), list(saved["left_out"]))
         write_atomically(page_file, lambda path: path.write_text(text))
     console.print(f"{len(records)} records in {out}")
 

@@ -16,6 +16,8 @@ def test_the_page_says_whether_its_weights_ship():
         text = evaluate_clicks.page(made, "abc", "def", "zept", ships)
         assert "weights of zept that read the prompt\n`def`.\nThese are" in text and words in text
         assert "| real | sarcoma CT | empty | 1 | 0.50 (0.50 to 0.50) | 0.75" in text
+        assert "Not measured" not in text
+    assert "could not be read: a, b." in evaluate_clicks.page(made, "abc", "def", "zept", True, ["a", "b"])
 
 
 def test_the_page_that_is_there_is_true_of_the_weights_that_ship():
