@@ -111,9 +111,8 @@ def correct(done: Round, image: str) -> tuple[np.ndarray, dict]:
         if click is None:
             break
         (inside if click.inside else outside).append(list(click.index))
-        path, reply = done.client.infer(
-            "tumor_refine", image, {"prompt": PROMPT, "foreground": inside, "background": outside}
-        )
+        asked = {"prompt": PROMPT, "method": METHOD, "foreground": inside, "background": outside}
+        path, reply = done.client.infer("tumor_refine", image, asked)
         mask = mask_of(path)
     return mask, reply
 
