@@ -17,6 +17,7 @@ from starter_plan import ADDED, BUDGETS, LAST, SECOND, STAGES, Budget, Stage, To
 
 from zerotumor import checkpoints
 from zerotumor.healthy import healthy_files
+from zerotumor.in_turn import peak_after
 from zerotumor.pause import PAUSED
 from zerotumor.precision import in_hardware
 from zerotumor.segmenter import sha256
@@ -204,7 +205,7 @@ class Programme:
         record = read_json((self.models / tool.weights).with_suffix(".json"))
         if tool.name == SECOND:
             first = read_json((self.models / LAST["malenia"][1]).with_suffix(".json"))
-            return not first or record.get("second", {}).get("after") == first["sha256"]
+            return not first or peak_after(record, first) is not None
         if tool.script == "calibrate.py":
             return "calibrated" in record
         known = read_json(self.models / "uncertainty.json").get("weights", [])

@@ -286,7 +286,10 @@ def test_new_weights_replace_collected_ones_and_the_same_do_not(tmp_path):
 def test_who_is_asked_second_is_measured_for_the_weights_of_the_first_that_are_there(tmp_path):
     programme = Programme(tmp_path, "smoke")
     tool = next(tool for tool in TOOLS if tool.name == SECOND)
-    for name, record in (("zept/model.json", {"second": {"after": "a"}}), ("model.json", {"sha256": "a"})):
+    for name, record in (
+        ("zept/model.json", {"second": {"after": "a", "theta_peak": 0.9}}),
+        ("model.json", {"sha256": "a"}),
+    ):
         assert programme.tool_done(tool)  # as long as nothing is there to be asked first, too
         (programme.models / name).parent.mkdir(parents=True, exist_ok=True)
         (programme.models / name).write_text(json.dumps(record))

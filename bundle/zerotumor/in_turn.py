@@ -8,7 +8,7 @@ second draws its masks as ever, but each part has to reach a higher peak than wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +40,12 @@ SECOND = "second"
 """Key in the record of weights of what was measured for a method that is asked second."""
 
 
+def peak_after(second: Mapping[str, dict], first: Mapping[str, object]) -> float | None:
+    """From which peak on a method speaks second, by the records of both methods' weights; None if that was not measured."""
+    own = second.get(SECOND, {})
+    return own.get("theta_peak") if own.get("after") == first["sha256"] else None
+
+
 def usual(weights: str | Path | None = None) -> str:
     """The method for who names none: IN_TURN, or the first that has weights where the second was not measured for it.
 
@@ -54,7 +60,7 @@ def usual(weights: str | Path | None = None) -> str:
     known = available(folder)
     if set(names) <= set(known):
         first, second = (read_record(folder / entry(name).weights, name) for name in names)
-        if second.get(SECOND, {}).get("after") == first["sha256"]:
+        if peak_after(second, first) is not None:
             return IN_TURN
     return (known or list(METHODS))[0]
 
@@ -102,13 +108,13 @@ class InTurn(Wrapped):
         Raises:
             segmenter.WeightsError: none was, for these weights of the first.
         """
-        own, base = second[1].records[0].get(SECOND, {}), first[1].records[0]["sha256"]
-        if own.get("after") != base:
+        peak = peak_after(second[1].records[0], first[1].records[0])
+        if peak is None:
             raise WeightsError(
                 f"nobody has measured from which probability on {second[0]} is to speak where {first[0]} finds nothing: run "
                 f"scripts/calibrate.py --weights FILE_OF_{second[0].upper()} --after FILE_OF_{first[0].upper()}"
             )
-        return cls(first, second, own["theta_peak"])
+        return cls(first, second, peak)
 
     def at(self, quality: str) -> Self:
         twin = super().at(quality)
