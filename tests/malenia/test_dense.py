@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from monai.losses import DiceLoss
 
+from zerotumor.balance import rare_weights
 from zerotumor.malenia import Malenia, Targets
 from zerotumor.malenia.criterion import MaleniaLoss
 from zerotumor.malenia.dense import LEVELS, DenseLoss, DenseMalenia, organ_loss
@@ -85,3 +87,13 @@ def test_right_organs_cost_nothing_and_a_missed_rare_one_much():
     assert organ_loss(missed, labels) > 0.3
     empty = torch.zeros(1, 8, 8, 8, dtype=torch.long)
     assert organ_loss(torch.nn.functional.one_hot(empty, 1 + len(ORGANS)).movedim(-1, 1) * 20.0, empty) < 0.01
+
+
+def test_the_organ_loss_is_a_weighed_cross_entropy_and_monais_dice_of_the_organs_shown():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 3, (2, 8, 8, 8), generator=generator) * 2  # two organs of many
+    logits = torch.randn(2, 1 + len(ORGANS), 8, 8, 8, generator=generator)
+    entropy = torch.nn.functional.cross_entropy(logits, labels, weight=rare_weights(labels, 1 + len(ORGANS)))
+    every = DiceLoss(to_onehot_y=True, softmax=True, batch=True, smooth_nr=1.0, smooth_dr=1.0, reduction="none")
+    shown = every(logits, labels[:, None]).flatten()[[2, 4]]
+    assert organ_loss(logits, labels) == pytest.approx(float(entropy + shown.mean()), rel=1e-5)
