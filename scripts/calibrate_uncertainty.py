@@ -32,12 +32,13 @@ from scipy.stats import spearmanr
 from starter_plan import reliability_picture
 
 from zerotumor.calibration import FILE, Calibration, Counts, Curve, record_of, replaced, total
+from zerotumor.in_turn import IN_TURN
 from zerotumor.inferer import segment_volume
 from zerotumor.metrics import dice
 from zerotumor.phantom import generate
 from zerotumor.pipeline import encode_scan
 from zerotumor.prompts import parse
-from zerotumor.segmenter import METHODS, MODELS, Segmenter, WeightsError, entry, load
+from zerotumor.segmenter import AND, METHODS, MODELS, Segmenter, WeightsError, asked_in_turn, entry, load
 from zerotumor.text import TextEncoderError
 from zerotumor.uncertainty import FLOOR, PASSES, assess
 from zerotumor.volumes import write_atomically, write_json
@@ -160,7 +161,7 @@ def section(record: dict, picture: Path, page: Path) -> list[str]:
     healthy = sum(c["category"] == "healthy" for c in f["cases"])
     return [
         f"Measured on {f['phantoms']} phantoms, {healthy} of them healthy, with {f['passes']} looks besides the plain one;",
-        f"weights `{record['weights_sha256'][:12]}`. Expected calibration error, the mean distance of what was said",
+        f"weights {named(record['weights_sha256'])}. Expected calibration error, the mean distance of what was said",
         "from what was observed:",
         "", "| of | before | after |", "| --- | --- | --- |",
         *(f"| {name} | {f[before]:.3f} | {f[after]:.3f} |" for name, before, after in rows),
@@ -180,15 +181,24 @@ def keep(record: dict, path: Path) -> None:
 
 
 def place_of(method: str, weights: Path | None, out: Path) -> str | None:
-    """Where the weights lie beside the file of records, as `load` finds them; None if they lie elsewhere."""
-    path = weights or MODELS
-    path = (path / entry(method).weights if path.is_dir() else path).resolve()
-    folder = out.resolve().parent
-    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else None
+    """Where the weights lie beside the file of records, as `load` finds them; None if they lie elsewhere.
+
+    Of methods that are asked in turn, where those of each lie, with a plus between.
+    """
+    path, folder = weights or MODELS, out.resolve().parent
+    files = [(path / entry(one).weights if path.is_dir() else path).resolve() for one in asked_in_turn(method)]
+    inside = all(file.is_relative_to(folder) for file in files)
+    return AND.join(file.relative_to(folder).as_posix() for file in files) if inside else None
+
+
+def named(weights_sha256: str) -> str:
+    """Hashes of weights as a page names them, a dozen digits each."""
+    shas = [one.rpartition(":")[2] for one in weights_sha256.split(",")]
+    return " and ".join(f"`{sha[:12]}`" for sha in shas)
 
 
 def main(
-    method: Annotated[str, typer.Option(help=f"one of: {', '.join(METHODS)}")] = "malenia",
+    method: Annotated[str, typer.Option(help=f"{', '.join(METHODS)}, or two asked in turn: {IN_TURN}")] = "malenia",
     weights: Annotated[Path | None, typer.Option(help="weights of your own; default: the starter weights")] = None,
     count: Annotated[int, typer.Option(help="phantoms", min=4)] = 24,
     passes: Annotated[int, typer.Option(help="looks at each besides the plain one", min=0)] = PASSES,

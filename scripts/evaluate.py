@@ -41,7 +41,7 @@ from zerotumor.cohorts import Case, missing_cases, phantom_cases, real_cases, sp
 from zerotumor.metrics import bootstrap, score_case
 from zerotumor.pipeline import EncodedScan, ScanResult, encode_scan, segment_scan
 from zerotumor.prompts import Prompt, parse
-from zerotumor.segmenter import AND, METHODS, OPPONENTS, Segmenter, WeightsError, load
+from zerotumor.segmenter import AND, METHODS, OPPONENTS, Segmenter, WeightsError, asked_in_turn, load
 from zerotumor.text import TextEncoderError
 from zerotumor.volumes import write_mask
 
@@ -107,7 +107,7 @@ def predictor(
     method, _, answer = name.partition(":")
     if AND in method or method in OPPONENTS:  # a file of weights is that of the method it is measured against
         weights = folder
-    if any(one not in NAMES for one in method.split(AND)):
+    if any(one not in NAMES for one in asked_in_turn(method)):
         raise ValueError(f"there is no method {name!r}: choose among {', '.join(NAMES)}")
     model = load(method, weights, device=device)
     if quality and model.qualities:

@@ -35,7 +35,7 @@ from rich.console import Console
 
 from zerotumor.baselines import BASELINES
 from zerotumor.in_turn import IN_TURN
-from zerotumor.segmenter import AND, METHODS, OPPONENTS, WeightsError
+from zerotumor.segmenter import METHODS, OPPONENTS, WeightsError, asked_in_turn
 from zerotumor.trained_on import KINDS
 from zerotumor.vocabulary import LESIONS, lesions
 from zerotumor.volumes import write_atomically
@@ -63,7 +63,7 @@ def healthy_section(records: list[dict], trained: dict[str, dict]) -> list[str]:
         trained: method -> what the record of its weights says of their training.
     """
     cases = {r["case"] for r in records if (r["set"], r["split"]) == ("real", "healthy")}
-    asked = {m: m.split(AND) for m in dict.fromkeys(r["method"] for r in records)}
+    asked = {m: asked_in_turn(m) for m in dict.fromkeys(r["method"] for r in records)}
     seen = {m: [{case for one in ones for case in trained.get(one, {}).get(kind, ())} for kind in KINDS]
             for m, ones in asked.items()}  # fmt: skip
     known = {m: [cases & scans for scans in kinds] for m, kinds in seen.items()}
@@ -217,7 +217,7 @@ def in_short(value: object) -> object:
 def cut(records: list[dict], method: str, trained: dict[str, dict]) -> list[str]:
     """The README's tables: three lines a method, sizes, and healthy scans. `method` comes first, ablations are left out."""
     own = sorted((r for r in records if ":" not in r["method"]), key=lambda r: r["method"] != method)
-    healthy = healthy_section([r for r in own if set(r["method"].split(AND)) <= set(METHODS)], trained)
+    healthy = healthy_section([r for r in own if set(asked_in_turn(r["method"])) <= set(METHODS)], trained)
     sizes = sizes_table(own)
     return [*results_table(own, list(GROUPS)), *(["", SIZES_SAID, "", *sizes] if sizes else []), "", *healthy]
 

@@ -61,7 +61,7 @@ from zerotumor.results import (
     state_of,
     without_results,
 )
-from zerotumor.segmenter import AND, METHODS, Segmenter, WeightsError, available, load
+from zerotumor.segmenter import METHODS, Segmenter, WeightsError, asked_in_turn, available, load
 from zerotumor.stow import push as store
 from zerotumor.stow import split_url
 from zerotumor.text import TextEncoderError
@@ -124,7 +124,7 @@ def committee(method: str, device: str) -> list[Segmenter]:
 
     Who is asked second has a vote, too: mostly it is not asked.
     """
-    return [load(name, device=device).as_voter() for name in available() if name != method.split(AND)[0]]
+    return [load(name, device=device).as_voter() for name in available() if name != asked_in_turn(method)[0]]
 
 
 def segment_one(

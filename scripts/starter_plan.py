@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from zerotumor.in_turn import IN_TURN
+from zerotumor.segmenter import AND
+
 PHANTOMS = "phantoms"
 """Folder, in that of the runs, of the phantoms that several methods share: all on one grid, whatever a network's is."""
 MALENIA = ("train",)
@@ -215,13 +218,16 @@ def theta(method: str, last: str, file: str) -> Tool:
 
 def reliability_picture(method: str) -> str:
     """Name of the diagram of what a method's probabilities are worth; the first method's is the plain one."""
-    return "reliability.png" if method == next(iter(LAST)) else f"reliability_{method}.png"
+    return "reliability.png" if method == next(iter(LAST)) else f"reliability_{method.replace(AND, '_')}.png"
+
+
+IN_TURN_DOUBTS = f"{IN_TURN}/uncertainty"
 
 
 def doubts(method: str, last: str, file: str) -> Tool:
     """What probabilities and doubts are worth."""
     arguments = (
-        "--method", method, "--weights", f"{{models}}/{file}", "--count", "{doubt}", "--passes", "{passes}",
+        "--method", method, "--weights", "{models}", "--count", "{doubt}", "--passes", "{passes}",
         "--out", "{models}/uncertainty.json", "--picture", f"{{cards}}/{reliability_picture(method)}",
     )  # fmt: skip
     return Tool(f"{method}/uncertainty", last, file, "calibrate_uncertainty.py", arguments)
@@ -251,6 +257,7 @@ TOOLS = (
     *(theta(method, *last) for method, last in LAST.items()),
     after_malenia(*LAST["zept"]),
     *(doubts(method, *last) for method, last in LAST.items() if method != "closed_set"),
+    doubts(IN_TURN, *LAST["zept"]),
 )
 CARDS = "cards"
 """The last step, for all methods that are there: evaluate.py, evaluate_organs.py, model_card.py."""

@@ -13,14 +13,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from starter_plan import ADDED, BUDGETS, LAST, SECOND, STAGES, Budget, Stage, Tool
+from starter_plan import ADDED, BUDGETS, IN_TURN_DOUBTS, LAST, SECOND, STAGES, Budget, Stage, Tool
 
 from zerotumor import checkpoints
 from zerotumor.healthy import healthy_files
-from zerotumor.in_turn import peak_after
+from zerotumor.in_turn import IN_TURN, joint_sha256, peak_after
 from zerotumor.pause import PAUSED
 from zerotumor.precision import in_hardware
-from zerotumor.segmenter import sha256
+from zerotumor.segmenter import asked_in_turn, sha256
 from zerotumor.volumes import write_atomically, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -203,13 +203,16 @@ class Programme:
     def tool_done(self, tool: Tool) -> bool:
         """Whether what a tool makes is there, for the weights that are collected now."""
         record = read_json((self.models / tool.weights).with_suffix(".json"))
+        first = read_json((self.models / LAST["malenia"][1]).with_suffix(".json"))
         if tool.name == SECOND:
-            first = read_json((self.models / LAST["malenia"][1]).with_suffix(".json"))
             return not first or peak_after(record, first) is not None
         if tool.script == "calibrate.py":
             return "calibrated" in record
-        known = read_json(self.models / "uncertainty.json").get("weights", [])
-        return any(r["weights_sha256"] == record.get("sha256") for r in known)
+        known = [r["weights_sha256"] for r in read_json(self.models / "uncertainty.json").get("weights", [])]
+        if tool.name == IN_TURN_DOUBTS:
+            names = dict(zip(asked_in_turn(IN_TURN), (first.get("sha256"), record.get("sha256")), strict=True))
+            return not first or joint_sha256(names) in known
+        return record.get("sha256") in known
 
 
 def read_json(path: Path) -> dict:

@@ -30,9 +30,9 @@ from starter_run import Programme, ProgrammeError, copy_weights, hours, measurin
 
 from zerotumor.baselines import BASELINES
 from zerotumor.calibration import replaced
-from zerotumor.in_turn import usual
+from zerotumor.in_turn import joint_sha256, usual
 from zerotumor.pause import PAUSED
-from zerotumor.segmenter import AND, OPPONENTS, available, load, sha256
+from zerotumor.segmenter import AND, OPPONENTS, asked_in_turn, available, load, sha256
 from zerotumor.volumes import write_atomically, write_json
 
 console = Console(width=140)
@@ -149,8 +149,8 @@ def measured(file: Path, models: Path, methods: Sequence[str]) -> bool:
     known = read_json(file).get("weights_sha256", {})
     hashes = {method: sha256(models / LAST[method][1]) for method in methods if method in LAST}
     several = {"ensemble": [name for name in hashes if name not in OPPONENTS]}
-    several |= {method: method.split(AND) for method in methods if AND in method}
-    hashes |= {method: ",".join(f"{name}:{hashes[name]}" for name in names) for method, names in several.items()}
+    several |= {method: asked_in_turn(method) for method in methods if AND in method}
+    hashes |= {method: joint_sha256({name: hashes[name] for name in names}) for method, names in several.items()}
     return all(known.get(method) == hashes.get(method, "none") for method in methods)
 
 

@@ -16,7 +16,7 @@ import torch
 import train_starter
 import typer
 from monai.bundle import ConfigParser
-from starter_plan import ADDED, BUDGETS, LAST, PHANTOMS, SECOND, STAGES, TINY, TOOLS
+from starter_plan import ADDED, BUDGETS, IN_TURN_DOUBTS, LAST, PHANTOMS, SECOND, STAGES, TINY, TOOLS
 from starter_run import BUNDLE, PAUSED, Programme, ProgrammeError, whole
 from typer.testing import CliRunner
 
@@ -296,6 +296,20 @@ def test_who_is_asked_second_is_measured_for_the_weights_of_the_first_that_are_t
     assert programme.tool_done(tool)
     (programme.models / "model.json").write_text(json.dumps({"sha256": "b"}))
     assert not programme.tool_done(tool)
+
+
+def test_doubts_of_two_in_turn_are_measured_for_the_weights_of_both(tmp_path):
+    programme = Programme(tmp_path, "smoke")
+    tool = next(tool for tool in TOOLS if tool.name == IN_TURN_DOUBTS)
+    programme.models.mkdir(parents=True)
+    (programme.models / "zept").mkdir()
+    (programme.models / "zept" / "model.json").write_text(json.dumps({"sha256": "b"}))
+    assert programme.tool_done(tool)  # nothing is there to be asked first
+    (programme.models / "model.json").write_text(json.dumps({"sha256": "a"}))
+    for sha, done in (("b", False), ("malenia:a,zept:c", False), ("malenia:a,zept:b", True)):
+        curves = {"weights": [{"weights_sha256": sha}]}
+        (programme.models / "uncertainty.json").write_text(json.dumps(curves))
+        assert programme.tool_done(tool) is done
 
 
 # ---- measuring ------------------------------------------------------------------------------------------------------

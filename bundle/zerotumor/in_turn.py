@@ -21,12 +21,12 @@ from .blending import resized, zoomed_shape
 from .inferer import VolumeResult, found_in, settled, undecided
 from .prompts import Prompt
 from .segmenter import (
-    AND,
     METHODS,
     MODELS,
     Segmentation,
     Segmenter,
     WeightsError,
+    asked_in_turn,
     available,
     entry,
     load,
@@ -46,6 +46,11 @@ def peak_after(second: Mapping[str, dict], first: Mapping[str, object]) -> float
     return own.get("theta_peak") if own.get("after") == first["sha256"] else None
 
 
+def joint_sha256(models: Mapping[str, str]) -> str:
+    """What stands for the weights of several methods: name and hash of each, in the order in which they are asked."""
+    return ",".join(f"{name}:{sha}" for name, sha in models.items())
+
+
 def usual(weights: str | Path | None = None) -> str:
     """The method for who names none: IN_TURN, or the first that has weights where the second was not measured for it.
 
@@ -56,7 +61,7 @@ def usual(weights: str | Path | None = None) -> str:
         segmenter.WeightsError: weights are damaged.
     """
     folder = MODELS if weights is None else Path(weights)
-    names = IN_TURN.split(AND)
+    names = asked_in_turn(IN_TURN)
     known = available(folder)
     if set(names) <= set(known):
         first, second = (read_record(folder / entry(name).weights, name) for name in names)
@@ -80,7 +85,7 @@ class InTurn(Wrapped):
         self.records = (*self.base.records, *self.second.records)
         if hasattr(first[1], "version"):  # of what the first has learned
             self.version = first[1].version
-        self.weights_sha256 = ",".join(f"{name}:{model.weights_sha256}" for name, model in (first, second))
+        self.weights_sha256 = joint_sha256({name: model.weights_sha256 for name, model in (first, second)})
         self.eval()
 
     @classmethod

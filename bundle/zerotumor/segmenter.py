@@ -205,6 +205,11 @@ AND = "+"
 MODELS = Path(__file__).resolve().parents[1] / "models"
 
 
+def asked_in_turn(method: str) -> list[str]:
+    """Names of the methods that a name stands for, whoever is asked first in front: one, or several with a plus between."""
+    return method.split(AND)
+
+
 def available(models: Path | None = None) -> list[str]:
     """Methods, not opponents, whose weights lie in a folder, by default that of the starter weights."""
     folder = models or MODELS
@@ -290,7 +295,7 @@ def load(method: str = "malenia", weights: str | Path | None = None, *, device: 
     """
     check_device(device)
     if AND in method:
-        return import_module("zerotumor.in_turn").InTurn.of(method.split(AND), weights, device)
+        return import_module("zerotumor.in_turn").InTurn.of(asked_in_turn(method), weights, device)
     registered = entry(method)
     path = Path(weights) if weights is not None else MODELS
     path = path / registered.weights if path.is_dir() else path

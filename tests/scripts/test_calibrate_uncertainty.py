@@ -12,7 +12,8 @@ from starter_plan import TOOLS
 from typer.testing import CliRunner
 
 from zerotumor.calibration import Counts, Curve, read
-from zerotumor.segmenter import METHODS, MODELS, build, load, save, sha256
+from zerotumor.in_turn import IN_TURN, joint_sha256
+from zerotumor.segmenter import METHODS, MODELS, build, load, save
 from zerotumor.text import load_text_encoder
 
 CONFIG = {
@@ -63,8 +64,10 @@ def test_measure_write_read(weights, tmp_path, monkeypatch):
 
 def test_no_method_replaces_what_was_said_of_another(weights, tmp_path):
     """Neither its picture nor its block of the page; and what cannot be written is said before anything is measured."""
-    pictures = [calibrate_uncertainty.reliability_picture(method) for method in METHODS]
-    assert pictures == ["reliability.png", "reliability_zept.png", "reliability_diffugts.png"]
+    pictures = [calibrate_uncertainty.reliability_picture(method) for method in (*METHODS, IN_TURN)]
+    assert pictures == [
+        "reliability.png", "reliability_zept.png", "reliability_diffugts.png", "reliability_malenia_zept.png",
+    ]  # fmt: skip
     planned = [tool.arguments for tool in TOOLS if tool.script == "calibrate_uncertainty.py"]
     assert [arguments[arguments.index("--picture") + 1] for arguments in planned] == [
         f"{{cards}}/{p}" for p in pictures
@@ -90,20 +93,27 @@ def test_where_weights_lie_beside_their_curves(tmp_path):
     assert place_of("malenia", tmp_path, tmp_path / "uncertainty.json") == "model.pt"
     assert place_of("zept", tmp_path / "mine.pt", tmp_path / "uncertainty.json") == "mine.pt"
     assert place_of("zept", tmp_path / "mine.pt", MODELS / "uncertainty.json") is None
+    assert place_of(IN_TURN, None, MODELS / "uncertainty.json") == "model.pt+zept/model.pt"
+    assert place_of(IN_TURN, tmp_path, MODELS / "uncertainty.json") is None
+
+
+def test_a_page_names_all_weights_that_were_measured():
+    assert calibrate_uncertainty.named("0123456789abcdef") == "`0123456789ab`"
+    both = joint_sha256({"malenia": "0123456789abcdef", "zept": "fedcba9876543210"})
+    assert calibrate_uncertainty.named(both) == "`0123456789ab` and `fedcba987654`"
 
 
 def test_what_the_page_says_of_a_method_is_the_record_of_the_weights_that_ship():
     page = MODELS.parent / "docs" / "active_learning.md"
     text, records = page.read_text(), json.loads((MODELS / "uncertainty.json").read_text())["weights"]
-    told = [method for method in METHODS if calibrate_uncertainty.marks(method)[0] in text]
-    assert told == ["malenia", "zept"]
+    told = [method for method in (*METHODS, IN_TURN) if calibrate_uncertainty.marks(method)[0] in text]
+    assert told == ["malenia", "zept", IN_TURN]
     by_file = {record["file"]: record for record in records}
-    assert sorted(by_file) == sorted(METHODS[method].weights for method in told) and len(records) == len(told)
-    for method in told:
-        record = by_file[METHODS[method].weights]
-        assert record["weights_sha256"] == sha256(MODELS / METHODS[method].weights), (
-            f"{method}: measure its doubts anew"
-        )
+    places = {method: calibrate_uncertainty.place_of(method, None, MODELS / "uncertainty.json") for method in told}
+    assert sorted(by_file) == sorted(places.values()) and len(records) == len(told)
+    for method, place in places.items():
+        record = by_file[place]
+        assert record["weights_sha256"] == load(method).weights_sha256, f"{method}: measure its doubts anew"
         picture = page.parent / "images" / calibrate_uncertainty.reliability_picture(method)
         block = calibrate_uncertainty.section(record, picture, page)
         assert calibrate_uncertainty.replace_between(text, *calibrate_uncertainty.marks(method), block) == text

@@ -17,7 +17,7 @@ from torch import Tensor
 from zerotumor.grids import on_grid
 from zerotumor.in_turn import IN_TURN
 from zerotumor.metrics import dice
-from zerotumor.segmenter import AND, METHODS
+from zerotumor.segmenter import METHODS, asked_in_turn
 from zerotumor.selection import Candidate, descriptor, rank
 from zerotumor.uncertainty import Uncertainty
 from zerotumor.volumes import read_scan
@@ -237,7 +237,7 @@ def current(tumor: Tumor, method: str | None = None) -> dict[str, str]:
     """Hashes of the weights that an answer would be made with now: of the method asked, with what it has learned here, and
     of the rest of the committee, as they ship."""
     asked = method or tumor.default_method
-    others = (m for m in tumor.engine.methods() if m != asked.split(AND)[0])
+    others = (m for m in tumor.engine.methods() if m != asked_in_turn(asked)[0])
     models = {asked: tumor.engine.model(asked, LATEST), **{m: tumor.engine.model(m) for m in others}}
     return {m: model.weights_sha256 for m, model in models.items()}
 

@@ -24,7 +24,7 @@ from zerotumor.adaptation import Adapted
 from zerotumor.errors import ScanError
 from zerotumor.in_turn import InTurn, usual
 from zerotumor.pipeline import EncodedScan, encode_scan
-from zerotumor.segmenter import AND, METHODS, Segmenter, WeightsError, available, load
+from zerotumor.segmenter import AND, METHODS, Segmenter, WeightsError, asked_in_turn, available, load
 from zerotumor.text import TextEncoderError
 from zerotumor.transforms import ModalityError
 from zerotumor.versions import load_version, read_about, versions_of
@@ -86,7 +86,7 @@ class Engine:
             HTTPException: weights or text encoder are missing or do not fit; there is no such version.
         """
         if AND in method:  # what was learned is the first one's
-            first, second = method.split(AND)
+            first, second = asked_in_turn(method)
             return self._in_turn((first, self.model(first, version)), (second, self._base(second)))
         base = self._base(method)
         if version == LATEST:
@@ -166,7 +166,7 @@ class Engine:
             HTTPException: 422 with the reason, when the scan cannot be used.
         """
         started = time.perf_counter()
-        method = method.split(AND)[0]  # the features of who is asked first are kept
+        method = asked_in_turn(method)[0]  # the features of who is asked first are kept
         model, digest = self.model(method), self.digest(path)
         key = (digest, method, modality)
         with self._lock(key):

@@ -13,7 +13,7 @@ from zerotumor.inferer import OVERLAP, VolumeResult
 from zerotumor.maps import summaries
 from zerotumor.pipeline import EncodedScan, segment_scan
 from zerotumor.prompts import Prompt, PromptError, asks_for_anomaly, parse
-from zerotumor.segmenter import AND, Segmenter, class_of
+from zerotumor.segmenter import Segmenter, asked_in_turn, class_of
 from zerotumor.uncertainty import Uncertainty, assess, attach, case_uncertainty
 
 from . import answers
@@ -109,7 +109,7 @@ class Tumor(InferTask):
         """What the other methods with weights find, (P, X, Y, Z) by name; one that cannot answer is left out."""
         found = {}
         for method in self.engine.methods():
-            if method == asked.options.method.split(AND)[0]:  # who is asked second has a vote
+            if method == asked_in_turn(asked.options.method)[0]:  # who is asked second has a vote
                 continue
             _, encoded, _ = self.engine.encoded(asked.path, method, asked.options.stated_modality)
             try:
