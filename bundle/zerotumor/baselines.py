@@ -15,6 +15,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.ndimage import label as connected_components
 from torch import Tensor
 
+from .in_turn import joint_sha256
 from .pipeline import ScanResult, segment_scan
 from .prompts import Prompt
 from .segmenter import MODELS, Segmenter, WeightsError, available, load
@@ -85,7 +86,7 @@ class Ensemble:
 
     def __init__(self, models: Mapping[str, Segmenter]) -> None:
         self.models = dict(models)
-        self.weights_sha256 = ",".join(f"{name}:{model.weights_sha256}" for name, model in self.models.items())
+        self.weights_sha256 = joint_sha256({name: model.weights_sha256 for name, model in self.models.items()})
 
     @classmethod
     def of(cls, folder: Path | None = None, device: str = "cpu") -> Ensemble:
