@@ -17,7 +17,7 @@ from zerotumor.adaptation import (
     chosen,
     counted,
 )
-from zerotumor.inferer import segment_volume
+from zerotumor.inferer import encode_volume, segment_volume
 from zerotumor.prompts import Prompt, parse
 from zerotumor.segmenter import METHODS, Segmentation, build, load
 from zerotumor.text import load_text_encoder
@@ -129,6 +129,17 @@ def test_prompts_that_mean_the_same_are_answered_in_one_look(model):
     prompts = parse("soft tissue sarcoma; liver tumor; soft-tissue sarcoma", encoder=model.encoder)
     segment_volume(Adapted(model, [specialist]), ct_image(), prompts)
     assert specialist.network.asked == 1
+
+
+def test_a_scan_is_looked_at_once_by_each_version_that_is_asked_about_it(model):
+    prompts, features = parse("soft tissue sarcoma", encoder=model.encoder), encode_volume(model, ct_image())
+    old, new = specialist_for(model, probability=0.1), specialist_for(model)
+    for version, specialist in (("old", old), ("new", new), ("old", old), ("new", new)):
+        adapted = Adapted(model, [specialist], version, weights_sha256=version)
+        kept = segment_volume(adapted, ct_image(), prompts, features=features)
+        assert torch.equal(kept.probabilities, segment_volume(adapted, ct_image(), prompts).probabilities)
+        assert specialist.network.asked < 4  # twice without features, and once with them
+    assert features.bytes > encode_volume(model, ct_image()).bytes
 
 
 def test_a_specialist_is_heard_where_the_place_fits(model, monkeypatch):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from zerotumor.in_turn import IN_TURN, SECOND, InTurn, usual
-from zerotumor.inferer import segment_volume
+from zerotumor.inferer import encode_volume, segment_volume
 from zerotumor.prompts import parse
 from zerotumor.segmenter import MODELS, Segmentation, Segmenter, WeightsError, load, read_record
 
@@ -74,6 +74,28 @@ def test_the_second_speaks_from_its_own_peak_on_and_draws_by_its_own_theta(image
     if not found:
         assert torch.equal(both.extras["ungated"], alone.extras["ungated"])
         assert both.scores == alone.scores and not both.probabilities.any()
+
+
+def test_features_of_the_second_are_made_once_a_scan_if_they_are_wanted_at_all(image):
+    class Counts(Sees):
+        looks = 0
+
+        def encode_image(self, image):
+            Counts.looks += 1
+            return super().encode_image(image)
+
+    first, sure = Sees({"liver tumor": 0.9, "kidney cyst": 0.3}), dict.fromkeys(("liver tumor", "kidney cyst"), 0.995)
+    model = InTurn(("a", first), ("b", Counts(sure)), 0.99)
+    features = encode_volume(model, image)
+    alone = features.bytes
+    segment_volume(model, image, parse("liver tumor"), features=features)
+    assert Counts.looks == 0 and features.bytes == alone
+    plain = answer(model, image)
+    once = Counts.looks
+    for _ in range(2):
+        kept = segment_volume(model, image, parse(PROMPTS), features=features)
+        assert torch.equal(kept.probabilities, plain.probabilities) and kept.scores == plain.scores
+        assert Counts.looks == 2 * once and features.bytes > alone
 
 
 def test_a_first_method_that_finds_everything_is_never_followed(image):

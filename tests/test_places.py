@@ -75,3 +75,6 @@ def test_a_scan_is_looked_at_once_and_only_when_a_place_is_asked_for(monkeypatch
     for text in ("bone tumor", "muscle tumor", "bone tumor"):
         assert places.fits(parse(text)[0]).shape == (32, 32, 32)
     assert len(looks) == 1
+    kept = {}
+    first, again = (Places(Halves(), places.image, kept).fits(parse("bone tumor")[0]) for _ in range(2))
+    assert len(looks) == 2 and torch.equal(first, again)  # what is kept of a scan outlives who asked

@@ -115,16 +115,18 @@ class Adapted(Wrapped):
         self.specialists, self.version, self.weights_sha256 = nn.ModuleList(specialists), version, weights_sha256
         self.eval()
 
-    def complete(self, image: Tensor, answer: Segmentation, prompts: Sequence[Prompt]) -> Segmentation:
+    def complete(
+        self, image: Tensor, answer: Segmentation, prompts: Sequence[Prompt], kept: dict | None = None
+    ) -> Segmentation:
         """The method's answer for scans (B, 2, X, Y, Z), and the specialist's where a prompt was learned."""
-        answer = super().complete(image, answer, prompts)
+        answer = super().complete(image, answer, prompts, kept)
         logits, scores = answer.logits.clone(), answer.scores.clone()
         ungated = answer.extras["ungated"].clone()
         threshold = torch.logit(torch.tensor(self.theta))
         for b in range(len(image)):
             modality = "CT" if shows_ct(image[b]) else "MR"
-            found: dict[int, Tensor] = {}  # several prompts may mean the same
-            places = Places(self.base, image[b])
+            found = {} if kept is None else kept  # several prompts may mean the same
+            places = Places(self.base, image[b], found)
             for p, prompt in enumerate(prompts):
                 k, share = self.best(prompt, modality)
                 if k is None:
@@ -132,9 +134,9 @@ class Adapted(Wrapped):
                 own, where = logits[b, p], self.specialists[k].learned.where
                 if where == EMPTY and finds(self, own):
                     continue
-                if k not in found:
-                    found[k] = self.specialists[k].network.probability(image[b])
-                new = counted(found[k], places.fits(prompt)).to(logits.device)
+                if (key := (self.weights_sha256, k)) not in found:
+                    found[key] = self.specialists[k].network.probability(image[b])
+                new = counted(found[key], places.fits(prompt)).to(logits.device)
                 mixed = share * chosen(self, own, new, where) + (1 - share) * own.clamp(-BOUND, BOUND)
                 logits[b, p], ungated[b, p] = mixed, mixed.sigmoid()
                 scores[b, p] = (mixed.amax() + threshold).sigmoid()  # a score counts from theta, a logit from zero

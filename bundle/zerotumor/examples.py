@@ -62,7 +62,8 @@ def example(model: Segmenter, encoded: EncodedScan, prompt: Prompt, mask: Tensor
 
 def place_of(model: Segmenter, encoded: EncodedScan, prompt: Prompt) -> Tensor | None:
     """How well each voxel's place fits a prompt, (x, y, z) on the method's grid: `Places.fits`."""
-    return Places(model, torch.as_tensor(encoded.prepared).as_subclass(Tensor)).fits(prompt)
+    kept = None if encoded.features is None else encoded.features.further
+    return Places(model, torch.as_tensor(encoded.prepared).as_subclass(Tensor), kept).fits(prompt)
 
 
 def example_of(

@@ -50,6 +50,16 @@ class VolumeFeatures:
     """All that is kept of a scan between prompts."""
 
     windows: list[Window]
+    further: dict = field(default_factory=dict)  # what a second look has found out, see `Segmenter.complete`
+
+    @property
+    def bytes(self) -> int:
+        """Memory that it takes."""
+        tensors = [f for window in self.windows for f in window.features.values()]
+        deeper = [value for value in list(self.further.values()) if value is not None]
+        tensors += [value for value in deeper if isinstance(value, Tensor)]
+        inner = sum(value.bytes for value in deeper if isinstance(value, VolumeFeatures))
+        return inner + sum(t.numel() * t.element_size() for t in tensors)
 
 
 @dataclass
@@ -210,7 +220,7 @@ def undecided(
     extras = {"ungated": ungated, **{name: canvases.mean(name) for name in model.blended}}
     answer = VolumeResult(probabilities, torch.stack(list(best.values())).mean(0).tolist(), [], attributes, extras)
     if model.second_look:
-        _complete(model, prepared, answer, prompts)
+        _complete(model, prepared, answer, prompts, None if features is None else features.further)
     return answer
 
 
@@ -246,13 +256,15 @@ def segment_volume(
     return replace(answer, probabilities=probabilities, found=found)
 
 
-def _complete(model: Segmenter, prepared: Tensor, looked: VolumeResult, prompts: Sequence[Prompt]) -> None:
+def _complete(
+    model: Segmenter, prepared: Tensor, looked: VolumeResult, prompts: Sequence[Prompt], kept: dict | None
+) -> None:
     """The second look of a method at the whole scan, whose windows were blended: it sees each lesion once, and whole."""
     device = next(model.parameters()).device
     seen = {name: value[None].to(device) for name, value in looked.extras.items()}
     logits = torch.logit(looked.probabilities, eps=1e-6)[None].to(device)
     first = Segmentation(logits, torch.tensor(looked.scores)[None].to(device), looked.attributes, seen)
-    answer = model.complete(torch.as_tensor(prepared)[None].to(device), first, prompts)
+    answer = model.complete(torch.as_tensor(prepared)[None].to(device), first, prompts, kept)
     looked.extras = {name: answer.extras[name][0].float().cpu() for name in ("ungated", *model.maps)}
     looked.probabilities = answer.logits[0].sigmoid().float().cpu()
     looked.scores = answer.scores[0].float().cpu().tolist()

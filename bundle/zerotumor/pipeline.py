@@ -69,10 +69,8 @@ class EncodedScan:
     @property
     def bytes(self) -> int:
         """Memory that it takes."""
-        tensors = [self.scan, self.prepared]
-        if self.features is not None:
-            tensors += [f for window in self.features.windows for f in window.features.values()]
-        return sum(t.numel() * t.element_size() for t in tensors)
+        own = sum(t.numel() * t.element_size() for t in (self.scan, self.prepared))
+        return own + (self.features.bytes if self.features is not None else 0)
 
 
 def encode_scan(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -42,16 +41,20 @@ class Places:
     """A scan's organs, which are looked at once, whatever is asked for.
 
     Args:
-        model: that sees organs. image: prepared, (2, X, Y, Z).
+        model: that sees organs. image: prepared, (2, X, Y, Z). kept: of this scan, see `Segmenter.complete`.
     """
 
-    def __init__(self, model: Segmenter, image: Tensor) -> None:
-        self.model, self.image = model, image
+    def __init__(self, model: Segmenter, image: Tensor, kept: dict | None = None) -> None:
+        self.model, self.image, self.kept = model, image, {} if kept is None else kept
 
-    @cached_property
+    @property
     def organs(self) -> Tensor:
         """Their probabilities (1, N, x, y, z) on every other voxel along each axis."""
-        return F.avg_pool3d(organ_volume(self.model, self.image)[None, 1:], 2, ceil_mode=True, count_include_pad=False)
+        key = (self.model.weights_sha256, "organs")
+        if key not in self.kept:
+            organs = organ_volume(self.model, self.image)[None, 1:]
+            self.kept[key] = F.avg_pool3d(organs, 2, ceil_mode=True, count_include_pad=False)
+        return self.kept[key]
 
     def fits(self, prompt: Prompt) -> Tensor | None:
         """How well each voxel's place fits a prompt, (X, Y, Z) in 0..1; None if it names no organ that the method knows."""

@@ -105,8 +105,15 @@ class Segmenter(nn.Module):
         """`segment` as one window of a larger scan does it: a method with a second look leaves that to `complete`."""
         return self.segment(features, prompts)
 
-    def complete(self, image: Tensor, answer: Segmentation, prompts: Sequence[Prompt]) -> Segmentation:
-        """A second look, at a whole scan (B, 2, X, Y, Z), at what its blended windows said: answers like `segment`."""
+    def complete(
+        self, image: Tensor, answer: Segmentation, prompts: Sequence[Prompt], kept: dict | None = None
+    ) -> Segmentation:
+        """A second look, at a whole scan (B, 2, X, Y, Z), at what its blended windows said: answers like `segment`.
+
+        Args:
+            kept: of one scan (B = 1), what second looks have found out that later prompts can use, tensors and
+            `inferer.VolumeFeatures`; it is added to, under keys that name weights. None: nothing is kept of this scan.
+        """
         return answer
 
     def ablate(self, answer: str) -> Segmenter:

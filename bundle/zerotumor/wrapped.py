@@ -66,6 +66,8 @@ class Wrapped(Segmenter):
     def organ_maps(self, features: dict[str, Tensor]) -> Tensor:
         return self.base.organ_maps(features)
 
-    def complete(self, image: Tensor, answer: Segmentation, prompts: Sequence[Prompt]) -> Segmentation:
+    def complete(
+        self, image: Tensor, answer: Segmentation, prompts: Sequence[Prompt], kept: dict | None = None
+    ) -> Segmentation:
         """The inner method's second look, if it takes any."""
-        return self.base.complete(image, answer, prompts) if self.base.second_look else answer
+        return self.base.complete(image, answer, prompts, kept) if self.base.second_look else answer

@@ -12,7 +12,9 @@ from lib.options import TumorOptions
 
 from zerotumor.adaptation import Adapted
 from zerotumor.in_turn import IN_TURN
+from zerotumor.inferer import VolumeFeatures, Window
 from zerotumor.phantom import generate
+from zerotumor.pipeline import EncodedScan
 from zerotumor.versions import save_version
 from zerotumor.volumes import write_nifti
 
@@ -101,6 +103,26 @@ def test_two_methods_in_turn_share_the_models_and_scans_of_the_first(tmp_path):
     write_nifti(phantom.image[0].numpy(), torch.diag(torch.tensor([4.0, 4.0, 4.0, 1.0])), tmp_path / "scan.nii.gz")
     kept = [engine.encoded(tmp_path / "scan.nii.gz", name, "CT")[1] for name in (IN_TURN, "malenia")]
     assert kept[0] is kept[1]
+
+
+def test_what_prompts_have_computed_of_a_scan_counts_and_goes_with_the_scan_or_before_it(tmp_path):
+    engine = Engine(None, 0.3, lambda: [tmp_path])
+    rest, keys = [torch.zeros(1, 10, 10, 10) for _ in range(2)], [("a", "malenia", None), ("b", "malenia", None)]
+    scans = [EncodedScan(one, "CT", one, VolumeFeatures([])) for one in rest]
+    engine.budget = 3 * scans[0].bytes
+    for key, scan in zip(keys, scans, strict=True):
+        engine._keep(key, scan)
+    assert [engine._known(key) for key in keys] == scans
+    scans[1].features.further["organs"] = torch.zeros(2000)  # as much again as a scan
+    assert [engine._known(key) for key in keys] == scans
+    scans[1].features.further["another"] = VolumeFeatures([Window((), {"a": torch.zeros(1)})])
+    assert engine._known(keys[1]) is scans[1] and engine._known(keys[0]) is None
+    assert len(scans[1].features.further) == 2
+    engine.budget = scans[1].bytes - 1
+    assert engine._known(keys[1]) is scans[1] and not scans[1].features.further
+    engine.budget = 0
+    engine._keep(keys[0], scans[0])
+    assert engine._known(keys[0]) is None
 
 
 def test_what_the_first_has_learned_is_asked_first(tmp_path):

@@ -170,9 +170,8 @@ class Engine:
         model, digest = self.model(method), self.digest(path)
         key = (digest, method, modality)
         with self._lock(key):
-            if key in self._scans:
-                self._scans.move_to_end(key)
-                return digest, self._scans[key], time.perf_counter() - started
+            if (known := self._known(key)) is not None:
+                return digest, known, time.perf_counter() - started
             try:
                 scan = read_scan(path)
                 encoded = encode_scan(model, scan, modality=modality, progress=self._log(path.name))
@@ -181,14 +180,29 @@ class Engine:
             self._keep(key, encoded)
         return digest, encoded, time.perf_counter() - started
 
-    def _keep(self, key: tuple, encoded: EncodedScan) -> None:
-        """Store, and let the oldest go until all fit; one that is too large for the whole budget is not kept."""
+    def _known(self, key: tuple) -> EncodedScan | None:
+        """A scan that was encoded before, now the newest; since then, prompts may have had more of it computed."""
         with self._guard:
-            if encoded.bytes > self.budget:
-                return
-            self._scans[key] = encoded
-            while sum(e.bytes for e in self._scans.values()) > self.budget:
-                self._scans.popitem(last=False)
+            if key not in self._scans:
+                return None
+            self._scans.move_to_end(key)
+            self._make_room()
+            return self._scans[key]
+
+    def _keep(self, key: tuple, encoded: EncodedScan) -> None:
+        """Store; one that is too large for the whole budget is not kept."""
+        with self._guard:
+            if encoded.bytes <= self.budget:
+                self._scans[key] = encoded
+                self._make_room()
+
+    def _make_room(self) -> None:
+        """Let the oldest go until all fit, and of the newest, in the end, what prompts had computed."""
+        while (total := sum(e.bytes for e in self._scans.values())) > self.budget and len(self._scans) > 1:
+            self._scans.popitem(last=False)
+        newest = next(reversed(self._scans.values()))
+        if total > self.budget and newest.features is not None:
+            newest.features.further.clear()
 
     @staticmethod
     def _log(name: str) -> Callable[[int, int], None]:

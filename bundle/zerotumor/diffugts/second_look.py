@@ -74,10 +74,13 @@ class SecondLook(PriorSegmenter):
         return hole_of(probability, self.options.threshold, self.steps)
 
     @torch.no_grad()
-    def complete(self, image: Tensor, answer: Segmentation, prompts: Sequence[Prompt]) -> Segmentation:
+    def complete(
+        self, image: Tensor, answer: Segmentation, prompts: Sequence[Prompt], kept: dict | None = None
+    ) -> Segmentation:
         """From the attention's maps of scans (B, 2, X, Y, Z) to masks: hole, inpainting, residuals, fusion.
 
         The holes of all prompts that may have found something are drawn anew together; each is then answered in its own.
+        Nothing is kept: all of it follows from the holes.
 
         Returns:
             logits (B, P, X, Y, Z), counted from theta; extras, (B, 1, X, Y, Z) each: attention (highest of the prompts) in
