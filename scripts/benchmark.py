@@ -31,6 +31,7 @@ from rich.console import Console
 from rich.table import Table
 from serve import monai_label
 
+from zerotumor.inferer import VolumeFeatures
 from zerotumor.phantom import BODIES, Phantom, generate
 from zerotumor.pipeline import encode_scan, segment_scan
 from zerotumor.segmenter import METHODS, Segmentation, Segmenter, asked_in_turn, available, build, load
@@ -96,7 +97,9 @@ def sees_a_lesion(model: Segmenter) -> None:
     """
     complete = model.complete
 
-    def with_lesion(image: torch.Tensor, answer: Segmentation, prompts: list, kept: dict | None = None) -> Segmentation:
+    def with_lesion(
+        image: torch.Tensor, answer: Segmentation, prompts: list, kept: VolumeFeatures | None = None
+    ) -> Segmentation:
         axes = [torch.arange(n, device=image.device) - n / 2 for n in image.shape[2:]]
         distance = torch.stack(torch.meshgrid(*axes, indexing="ij")).norm(dim=0) * model.spacing
         answer.logits[:] = torch.where(distance < LESION_MM / 2, 5.0, -5.0)

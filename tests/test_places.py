@@ -5,6 +5,7 @@ import torch
 
 from zerotumor import places as places_module
 from zerotumor.datasets import covering
+from zerotumor.inferer import VolumeFeatures, encode_volume
 from zerotumor.places import Places, place_match
 from zerotumor.prompts import parse
 from zerotumor.segmenter import Segmenter
@@ -55,6 +56,9 @@ def test_a_scan_is_told_apart_by_its_organs(size):
     assert (muscle[:16] == 1).all() and muscle[26:].max() < 0.35
     assert (bone[26:] == 1).all() and bone[:14].max() < 0.35
     assert float(muscle.amin()) >= 0 and float(muscle.amax()) <= 1
+    kept = encode_volume(model, image)
+    model.encode_image = None  # what is kept is not looked at again
+    assert torch.equal(Places(model, image, kept).fits(parse("muscle tumor")[0]), muscle)
 
 
 def test_no_place_is_known_where_the_prompt_or_the_method_names_none():
@@ -68,13 +72,13 @@ def test_no_place_is_known_where_the_prompt_or_the_method_names_none():
 def test_a_scan_is_looked_at_once_and_only_when_a_place_is_asked_for(monkeypatch):
     looks = []
     monkeypatch.setattr(
-        places_module, "organ_volume", lambda model, image: looks.append(1) or torch.rand(3, 32, 32, 32)
+        places_module, "organ_volume", lambda model, image, features: looks.append(1) or torch.rand(3, 32, 32, 32)
     )
     places = Places(Halves(), torch.rand(2, 32, 32, 32))
     assert places.fits(parse("tumor")[0]) is None and not looks
     for text in ("bone tumor", "muscle tumor", "bone tumor"):
         assert places.fits(parse(text)[0]).shape == (32, 32, 32)
     assert len(looks) == 1
-    kept = {}
+    kept = VolumeFeatures([])
     first, again = (Places(Halves(), places.image, kept).fits(parse("bone tumor")[0]) for _ in range(2))
     assert len(looks) == 2 and torch.equal(first, again)  # what is kept of a scan outlives who asked

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .inferer import VolumeFeatures
 from .lesion_network import LesionNetwork
 from .places import Places
 from .prompts import Prompt
@@ -116,7 +117,7 @@ class Adapted(Wrapped):
         self.eval()
 
     def complete(
-        self, image: Tensor, answer: Segmentation, prompts: Sequence[Prompt], kept: dict | None = None
+        self, image: Tensor, answer: Segmentation, prompts: Sequence[Prompt], kept: VolumeFeatures | None = None
     ) -> Segmentation:
         """The method's answer for scans (B, 2, X, Y, Z), and the specialist's where a prompt was learned."""
         answer = super().complete(image, answer, prompts, kept)
@@ -125,8 +126,8 @@ class Adapted(Wrapped):
         threshold = torch.logit(torch.tensor(self.theta))
         for b in range(len(image)):
             modality = "CT" if shows_ct(image[b]) else "MR"
-            found = {} if kept is None else kept  # several prompts may mean the same
-            places = Places(self.base, image[b], found)
+            found = {} if kept is None else kept.further  # several prompts may mean the same
+            places = Places(self.base, image[b], kept)
             for p, prompt in enumerate(prompts):
                 k, share = self.best(prompt, modality)
                 if k is None:

@@ -62,8 +62,7 @@ def example(model: Segmenter, encoded: EncodedScan, prompt: Prompt, mask: Tensor
 
 def place_of(model: Segmenter, encoded: EncodedScan, prompt: Prompt) -> Tensor | None:
     """How well each voxel's place fits a prompt, (x, y, z) on the method's grid: `Places.fits`."""
-    kept = None if encoded.features is None else encoded.features.further
-    return Places(model, torch.as_tensor(encoded.prepared).as_subclass(Tensor), kept).fits(prompt)
+    return Places(model, torch.as_tensor(encoded.prepared).as_subclass(Tensor), encoded.features).fits(prompt)
 
 
 def example_of(

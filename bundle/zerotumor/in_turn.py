@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .blending import resized, zoomed_shape
-from .inferer import VolumeResult, encode_volume, found_in, settled, undecided
+from .inferer import VolumeFeatures, VolumeResult, encode_volume, found_in, settled, undecided
 from .prompts import Prompt
 from .segmenter import (
     METHODS,
@@ -128,7 +128,7 @@ class InTurn(Wrapped):
         return twin
 
     def complete(
-        self, image: Tensor, answer: Segmentation, prompts: Sequence[Prompt], kept: dict | None = None
+        self, image: Tensor, answer: Segmentation, prompts: Sequence[Prompt], kept: VolumeFeatures | None = None
     ) -> Segmentation:
         """The first method's answer for scans (B, 2, X, Y, Z), and the second's for what the first has not found."""
         answer = super().complete(image, answer, prompts, kept)
@@ -150,17 +150,17 @@ class InTurn(Wrapped):
                     attributes[p] = {"found_by": self.name, **said.attributes[k]}
         return Segmentation(logits, scores, attributes, {**answer.extras, "ungated": ungated})
 
-    def ask_second(self, image: Tensor, prompts: Sequence[Prompt], kept: dict | None = None) -> VolumeResult:
+    def ask_second(self, image: Tensor, prompts: Sequence[Prompt], kept: VolumeFeatures | None = None) -> VolumeResult:
         """What the second method says of a prepared scan (2, X, Y, Z), on the same grid, counted from its own theta.
 
         Args:
-            kept: where its features of the scan are, or go; None: they are not kept.
+            kept: of the scan; the second's features are in its `further`, or go there. None: they are not kept.
         """
         shape, key = image.shape[1:], self.second.weights_sha256
         there = resized(image.float().cpu(), zoomed_shape(shape, self.spacing / self.second.spacing))
-        if kept is not None and key not in kept:
-            kept[key] = encode_volume(self.second, there)
-        answer = undecided(self.second, there, prompts, features=None if kept is None else kept[key])
+        if kept is not None and key not in kept.further:
+            kept.further[key] = encode_volume(self.second, there)
+        answer = undecided(self.second, there, prompts, features=None if kept is None else kept.further[key])
         masks = settled(self.second, answer.probabilities)
         found = found_in(self.second, masks, answer.scores)
         extras = {"ungated": resized(answer.extras["ungated"], shape)}

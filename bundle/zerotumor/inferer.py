@@ -220,7 +220,7 @@ def undecided(
     extras = {"ungated": ungated, **{name: canvases.mean(name) for name in model.blended}}
     answer = VolumeResult(probabilities, torch.stack(list(best.values())).mean(0).tolist(), [], attributes, extras)
     if model.second_look:
-        _complete(model, prepared, answer, prompts, None if features is None else features.further)
+        _complete(model, prepared, answer, prompts, features)
     return answer
 
 
@@ -257,7 +257,7 @@ def segment_volume(
 
 
 def _complete(
-    model: Segmenter, prepared: Tensor, looked: VolumeResult, prompts: Sequence[Prompt], kept: dict | None
+    model: Segmenter, prepared: Tensor, looked: VolumeResult, prompts: Sequence[Prompt], kept: VolumeFeatures | None
 ) -> None:
     """The second look of a method at the whole scan, whose windows were blended: it sees each lesion once, and whole."""
     device = next(model.parameters()).device
@@ -272,11 +272,17 @@ def _complete(
 
 
 @torch.inference_mode()
-def organ_volume(model: Segmenter, prepared: Tensor, *, overlap: float = OVERLAP) -> Tensor:
-    """Organs of a prepared scan (C, X, Y, Z) -> (1 + N, X, Y, Z): `Segmenter.organ_maps`, blended over windows."""
+def organ_volume(
+    model: Segmenter, prepared: Tensor, *, overlap: float = OVERLAP, features: VolumeFeatures | None = None
+) -> Tensor:
+    """Organs of a prepared scan (C, X, Y, Z) -> (1 + N, X, Y, Z): `Segmenter.organ_maps`, blended over windows.
+
+    Args:
+        features: of `encode_volume`, to answer without looking at the image again.
+    """
     image = torch.as_tensor(prepared)
     canvases = Canvases(model, {"organs": 1 + len(model.organ_names)}, image.shape[1:])
-    for window in windows_of(model, image, overlap):
+    for window in features.windows if features is not None else windows_of(model, image, overlap):
         canvases.add(window, {"organs": model.organ_maps(window.features)[0]})
     maps = canvases.mean("organs")
     maps[0][canvases.unseen] = 1  # air

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .blending import resized
 from .datasets import covering
-from .inferer import organ_volume
+from .inferer import VolumeFeatures, organ_volume
 from .prompts import Prompt
 
 if TYPE_CHECKING:
@@ -41,20 +41,21 @@ class Places:
     """A scan's organs, which are looked at once, whatever is asked for.
 
     Args:
-        model: that sees organs. image: prepared, (2, X, Y, Z). kept: of this scan, see `Segmenter.complete`.
+        model: that sees organs. image: prepared, (2, X, Y, Z). kept: the model's features of it.
     """
 
-    def __init__(self, model: Segmenter, image: Tensor, kept: dict | None = None) -> None:
-        self.model, self.image, self.kept = model, image, {} if kept is None else kept
+    def __init__(self, model: Segmenter, image: Tensor, kept: VolumeFeatures | None = None) -> None:
+        self.model, self.image, self.features = model, image, kept
+        self.known = {} if kept is None else kept.further
 
     @property
     def organs(self) -> Tensor:
         """Their probabilities (1, N, x, y, z) on every other voxel along each axis."""
         key = (self.model.weights_sha256, "organs")
-        if key not in self.kept:
-            organs = organ_volume(self.model, self.image)[None, 1:]
-            self.kept[key] = F.avg_pool3d(organs, 2, ceil_mode=True, count_include_pad=False)
-        return self.kept[key]
+        if key not in self.known:
+            organs = organ_volume(self.model, self.image, features=self.features)[None, 1:]
+            self.known[key] = F.avg_pool3d(organs, 2, ceil_mode=True, count_include_pad=False)
+        return self.known[key]
 
     def fits(self, prompt: Prompt) -> Tensor | None:
         """How well each voxel's place fits a prompt, (X, Y, Z) in 0..1; None if it names no organ that the method knows."""

@@ -13,7 +13,7 @@ from copy import copy
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,9 @@ from torch import Tensor, nn
 from .prompts import DEFAULT_PROMPT, Prompt, parse
 from .text import TextEncoder, check_fingerprint, load_text_encoder
 from .volumes import write_atomically, write_json
+
+if TYPE_CHECKING:
+    from .inferer import VolumeFeatures
 
 
 class WeightsError(RuntimeError):
@@ -106,13 +109,13 @@ class Segmenter(nn.Module):
         return self.segment(features, prompts)
 
     def complete(
-        self, image: Tensor, answer: Segmentation, prompts: Sequence[Prompt], kept: dict | None = None
+        self, image: Tensor, answer: Segmentation, prompts: Sequence[Prompt], kept: VolumeFeatures | None = None
     ) -> Segmentation:
         """A second look, at a whole scan (B, 2, X, Y, Z), at what its blended windows said: answers like `segment`.
 
         Args:
-            kept: of one scan (B = 1), what second looks have found out that later prompts can use, tensors and
-            `inferer.VolumeFeatures`; it is added to, under keys that name weights. None: nothing is kept of this scan.
+            kept: of one scan (B = 1); what later prompts can use is added to its `further`, under keys that name weights.
+            None: nothing is kept of this scan.
         """
         return answer
 

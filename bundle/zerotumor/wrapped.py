@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from torch import Tensor
 
 from .prompts import Prompt
 from .segmenter import Segmentation, Segmenter
+
+if TYPE_CHECKING:
+    from .inferer import VolumeFeatures
 
 SAME = (
     "spacing", "patch", "zooms", "tight_zooms", "theta", "theta_peak", "edge_weight", "decides", "encoder", "maps", "images",
@@ -67,7 +70,7 @@ class Wrapped(Segmenter):
         return self.base.organ_maps(features)
 
     def complete(
-        self, image: Tensor, answer: Segmentation, prompts: Sequence[Prompt], kept: dict | None = None
+        self, image: Tensor, answer: Segmentation, prompts: Sequence[Prompt], kept: VolumeFeatures | None = None
     ) -> Segmentation:
         """The inner method's second look, if it takes any."""
         return self.base.complete(image, answer, prompts, kept) if self.base.second_look else answer

@@ -29,6 +29,13 @@ def run(*arguments):
     return cli.invoke(app, [str(a) for a in arguments])
 
 
+@pytest.fixture
+def tiny(monkeypatch, tiny_malenia):
+    """In the place of the starter weights, where what is answered does not matter."""
+    monkeypatch.setattr(script, "load", lambda *_: tiny_malenia())
+
+
+@pytest.mark.usefixtures("tiny")
 def test_the_loop_writes_its_curve(tmp_path):
     result = run(
         "--out", tmp_path, "--phantoms", 4, "--rounds", 2, "--seeds", 1, "--strategies", "first,random",
@@ -114,6 +121,7 @@ def test_what_the_same_scans_teach_is_learned_once(monkeypatch):
         (("--redraw",), "no summary.json"),
     ],
 )
+@pytest.mark.usefixtures("tiny")
 def test_refusals(tmp_path, arguments, said):
     result = run("--out", tmp_path / "out", *arguments)
     assert result.exit_code == 2 and said in " ".join(result.output.split())

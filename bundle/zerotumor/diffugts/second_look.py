@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..diffusion.prior import Condition
+from ..inferer import VolumeFeatures
 from ..prompts import Prompt
 from ..segmenter import Segmentation
 from ..transforms import WIDE_HU, shows_ct
@@ -75,7 +76,7 @@ class SecondLook(PriorSegmenter):
 
     @torch.no_grad()
     def complete(
-        self, image: Tensor, answer: Segmentation, prompts: Sequence[Prompt], kept: dict | None = None
+        self, image: Tensor, answer: Segmentation, prompts: Sequence[Prompt], kept: VolumeFeatures | None = None
     ) -> Segmentation:
         """From the attention's maps of scans (B, 2, X, Y, Z) to masks: hole, inpainting, residuals, fusion.
 

@@ -6,6 +6,7 @@ The clinical knowledge table is `vocabulary.LESIONS`: for every disease, how oft
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -109,11 +110,18 @@ def diagnose(values: Tensor, top: int = 3) -> list[tuple[str, float]]:
 
     The likelihood of a disease is the product over attributes of sum_v p(v | disease) p(v | token).
     """
-    names = [n for n in LESIONS if n != "abstract lesion"]
-    table = torch.stack([as_tensor({**LESIONS[n].attributes, "location": _places(n)}) for n in names])
+    names, table = knowledge_table()
     log_likelihood = sum(((table * values.cpu())[:, SLICES[n]].sum(1) + 1e-3).log() for n in NAMES)
     share, order = log_likelihood.softmax(0).sort(descending=True)
     return [(names[i], float(p)) for i, p in zip(order[:top].tolist(), share[:top], strict=True)]
+
+
+@cache
+@torch.inference_mode(False)  # else what is made while a scan is segmented could not be used in training
+def knowledge_table() -> tuple[list[str], Tensor]:
+    """Names of the lesions, and a row over the bank (V,) for each, its hosts as places."""
+    names = [n for n in LESIONS if n != "abstract lesion"]
+    return names, torch.stack([as_tensor({**LESIONS[n].attributes, "location": _places(n)}) for n in names])
 
 
 def _places(name: str) -> dict[str, float]:
