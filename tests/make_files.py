@@ -5,6 +5,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pydicom
+from highdicom.legacy import LegacyConvertedEnhancedCTImage, LegacyConvertedEnhancedMRImage
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
@@ -55,4 +56,34 @@ def write_dicom(
         data.PixelData = (values[:, :, k].T + 1024).round().astype(np.uint16).tobytes()
         data.is_little_endian, data.is_implicit_VR = True, False
         pydicom.dcmwrite(folder / f"{(k * 7) % values.shape[2]:03d}.dcm", data, write_like_original=False)
+    return folder
+
+
+def write_enhanced(folder: Path, values: np.ndarray, modality="CT", per_frame=False, **options) -> Path:
+    """The same scan as `write_dicom`'s as one enhanced object, its frames in the order of the files' names.
+
+    per_frame: every frame says its own geometry, and has a rescale of its own, as those of MR scanners do.
+    """
+    single = write_dicom(folder.with_name(f"{folder.name}-single"), values, modality, **options)
+    slices = [pydicom.dcmread(file) for file in sorted(single.glob("*.dcm"))]
+    for one in slices:  # what the converter asks for
+        one.ImageType, one.PatientOrientation = ["ORIGINAL", "PRIMARY", "AXIAL"], ["L", "P"]
+        for key in ("AccessionNumber", "StudyID", "StudyDate", "StudyTime", "PatientBirthDate", "PatientSex",
+                    "ReferringPhysicianName", "Manufacturer"):  # fmt: skip
+            setattr(one, key, one.get(key, ""))
+    convert = LegacyConvertedEnhancedMRImage if modality == "MR" else LegacyConvertedEnhancedCTImage
+    whole = convert(slices, slices[0].SeriesInstanceUID, 1, generate_uid(), 1)
+    if per_frame:
+        shared = whole.SharedFunctionalGroupsSequence[0]
+        for k, frame in enumerate(whole.PerFrameFunctionalGroupsSequence):
+            for group in ("PixelMeasuresSequence", "PlaneOrientationSequence"):
+                setattr(frame, group, shared[group].value)
+            rescale = pydicom.Dataset()
+            rescale.RescaleSlope, rescale.RescaleIntercept, rescale.RescaleType = 1 + k, 5 * k, "US"
+            frame.PixelValueTransformationSequence = [rescale]
+        for group in ("PixelMeasuresSequence", "PlaneOrientationSequence", "PixelValueTransformationSequence"):
+            if group in shared:
+                del shared[group]
+    folder.mkdir(parents=True, exist_ok=True)
+    whole.save_as(folder / "enhanced.dcm", write_like_original=False)
     return folder

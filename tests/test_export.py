@@ -15,8 +15,8 @@ from make_files import ct_values, write_dicom, write_nifti
 from rt_utils import RTStructBuilder
 from skimage.draw import polygon2mask
 
-from zerotumor.derived import plain_text, plane_of, source_headers
-from zerotumor.dicom import LPS_TO_RAS
+from zerotumor.derived import plain_text, source_headers
+from zerotumor.dicom import LPS_TO_RAS, plane_of
 from zerotumor.errors import ScanError
 from zerotumor.export import dicom_seg, rtstruct, save_mask, write_dataset
 from zerotumor.volumes import read_scan

@@ -14,8 +14,9 @@ from pydicom.sr.coding import Code
 from pydicom.valuerep import DA, TM
 
 from .codes import Concept, finding_of, region_of
-from .dicom import LPS_TO_RAS, series_files
+from .dicom import LPS_TO_RAS, Slice, plane_of, series_slices
 from .errors import ScanError
+from .multiframe import frames_of, is_multiframe
 from .report import COLORS
 
 MAKER = "ZeroTumor"
@@ -57,8 +58,8 @@ def source_headers(source: str | Path | Sequence[Dataset], series: str | None = 
             f"{folder} is no DICOM series, so DICOM results have nothing to refer to: use --format nifti or nrrd, "
             "or give the DICOM folder that it was made from"
         )
-    files, gap, _ = series_files(folder, series)
-    headers = [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
+    slices, gap, _ = series_slices(folder, series)
+    headers = _whole_headers(slices)
     for key in _REQUIRED:
         values = {str(header.get(key) or "") for header in headers}
         if "" in values or (len(values) > 1 and not key.startswith("SOP")):
@@ -68,7 +69,19 @@ def source_headers(source: str | Path | Sequence[Dataset], series: str | None = 
             )
     for header in headers:
         _complete(header, gap)
+    for whole in {id(h.multiframe): h.multiframe for h in headers if "ReferencedFrameNumber" in h}.values():
+        _complete(whole, gap)
     return headers
+
+
+def _whole_headers(slices: Sequence[Slice]) -> list[Dataset]:
+    """Everything that the files of slices say, but for the pixels."""
+    read = {one.file: pydicom.dcmread(one.file, stop_before_pixels=True) for one in slices}
+    frames = {file: frames_of(whole) for file, whole in read.items() if is_multiframe(whole)}
+    return [
+        frames[one.file][one.header.ReferencedFrameNumber - 1] if one.file in frames else read[one.file]
+        for one in slices
+    ]
 
 
 def _complete(header: Dataset, gap: float) -> None:
@@ -129,14 +142,6 @@ def _voxels_of(header: Dataset, to_voxel: np.ndarray, shape: Sequence[int]) -> n
     voxels = first[:, None, None] + np.einsum("ij,jrc->irc", whole, np.mgrid[:rows, :columns][::-1])
     inside = (voxels.min((1, 2)) >= 0).all() and (voxels.max((1, 2)) < shape).all()
     return voxels if inside and drift.max() < 0.5 and (np.abs(whole).sum(0) == 1).all() else None
-
-
-def plane_of(header: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Place of a slice in the patient (LPS, mm): center of the first pixel, step a column, step a row, each (3,)."""
-    orientation = np.array(header.ImageOrientationPatient, dtype=float)
-    between_rows, between_columns = (float(v) for v in header.PixelSpacing)
-    origin = np.array(header.ImagePositionPatient, dtype=float)
-    return origin, orientation[:3] * between_columns, orientation[3:] * between_rows
 
 
 def findings(masks: np.ndarray, entries: Sequence[dict]) -> list[Finding]:

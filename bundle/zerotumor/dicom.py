@@ -1,4 +1,4 @@
-"""A folder of DICOM slices as one volume, checked before it is believed."""
+"""A folder of DICOM slices, or an enhanced object that has them all, as one volume, checked before it is believed."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from pydicom.pixel_data_handlers import apply_modality_lut
 from pydicom.tag import Tag
 
 from .errors import ScanError
+from .multiframe import frames_of, is_multiframe, values_of
 
 TAGS = (
     "SeriesInstanceUID", "SeriesDescription", "Modality", "ImagePositionPatient", "ImageOrientationPatient",
     "SOPClassUID", "PixelSpacing", "Rows", "Columns", "BitsAllocated", "SamplesPerPixel", "PhotometricInterpretation",
+    "RescaleSlope", "RescaleIntercept", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
 )  # fmt: skip
 _NEEDED = ("Modality", "Rows", "Columns", "BitsAllocated")
 _GEOMETRY = {"PixelSpacing": 2, "ImageOrientationPatient": 6, "ImagePositionPatient": 3}
@@ -29,11 +31,11 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 class Slice(NamedTuple):
-    """A file of a series without its pixels."""
+    """A file of a series without its pixels, or a frame of an enhanced object (`multiframe.frames_of`)."""
 
     file: Path
     header: pydicom.Dataset
-    pixel_bytes: int | None  # as the file says; None: it has no pixels
+    pixel_bytes: int | None  # as the file says, of one slice; None: it has no pixels
 
 
 def read_dicom_folder(folder: Path, series: str | None = None) -> tuple[np.ndarray, torch.Tensor, str]:
@@ -45,8 +47,11 @@ def read_dicom_folder(folder: Path, series: str | None = None) -> tuple[np.ndarr
     Raises:
         ScanError: no readable slice, several series, a missing slice, uneven or tilted slices, damaged headers or pixels.
     """
-    files, normal_gap, modality = series_files(folder, series)
+    slices, normal_gap, modality = series_slices(folder, series)
+    files = [one.file for one in slices]
     try:
+        if "ReferencedFrameNumber" in slices[0].header:
+            return values_of([one[:2] for one in slices]), _affine([one.header for one in slices]), modality
         reader = sitk.ImageSeriesReader()
         reader.SetFileNames([str(f) for f in files])
         image = reader.Execute()
@@ -70,8 +75,25 @@ def _inverted_values(files: list[Path]) -> np.ndarray | None:
     return np.stack([apply_modality_lut(s.pixel_array, s).T.astype(np.float32) for s in slices], axis=2)
 
 
-def series_files(folder: Path, series: str | None = None) -> tuple[list[Path], float, str]:
-    """Files of the one series that is read, in order along the slice normal; distance of slices in mm; modality.
+def _affine(headers: list[pydicom.Dataset]) -> torch.Tensor:
+    """Voxel to RAS mm (4, 4) of evenly spaced slices in their order."""
+    origin, per_column, per_row = plane_of(headers[0])
+    last = np.array(headers[-1].ImagePositionPatient, dtype=float)
+    affine = np.eye(4)
+    affine[:3] = np.stack([per_column, per_row, (last - origin) / (len(headers) - 1), origin], axis=1)
+    return torch.from_numpy(LPS_TO_RAS @ affine)
+
+
+def plane_of(header: pydicom.Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Place of a slice in the patient (LPS, mm): center of the first pixel, step a column, step a row, each (3,)."""
+    orientation = np.array(header.ImageOrientationPatient, dtype=float)
+    between_rows, between_columns = (float(v) for v in header.PixelSpacing)
+    origin = np.array(header.ImagePositionPatient, dtype=float)
+    return origin, orientation[:3] * between_columns, orientation[3:] * between_rows
+
+
+def series_slices(folder: Path, series: str | None = None) -> tuple[list[Slice], float, str]:
+    """The one series that is read, in order along the slice normal; distance of slices in mm; modality.
 
     Raises:
         ScanError: as `read_dicom_folder`.
@@ -121,7 +143,9 @@ def _slices(files: Iterable[Path]) -> tuple[list[Slice], list[Path]]:
                 broken.append(file)
             continue
         kind = one.header.get("SOPClassUID")
-        if "Rows" in one.header:
+        if is_multiframe(one.header):
+            slices += _frames(one)
+        elif "Rows" in one.header:
             slices.append(one)
         elif looks_like_dicom(file) and (not kind or kind.name.endswith("Image Storage")):
             broken.append(file)
@@ -139,6 +163,14 @@ def _read_slice(file: Path) -> Slice:
     with open(file, "rb") as stream:
         header = read_partial(stream, at_pixels, specific_tags=[Tag(name) for name in TAGS])
     return Slice(file, header, sizes[-1] if sizes else None)
+
+
+def _frames(one: Slice) -> list[Slice]:
+    """The slices of an enhanced object."""
+    headers, size = frames_of(one.header), one.pixel_bytes
+    if size is not None and size != _ENCAPSULATED:
+        size //= len(headers)
+    return [Slice(one.file, header, size) for header in headers]
 
 
 def _by_series(slices: list[Slice]) -> dict[str, list[Slice]]:
@@ -226,8 +258,8 @@ def _check_common(folder: Path, chosen: list[Slice]) -> None:
             )
 
 
-def _ordered(folder: Path, chosen: list[Slice]) -> tuple[list[Path], float]:
-    """Files in order along the slice normal, and the distance of slices in mm."""
+def _ordered(folder: Path, chosen: list[Slice]) -> tuple[list[Slice], float]:
+    """Slices in order along the slice normal, and the distance of slices in mm."""
     if len(chosen) < 2:
         raise ScanError(f"{folder} holds a single slice: give the whole series")
     orientation = np.array(chosen[0].header.ImageOrientationPatient, dtype=float)
@@ -258,4 +290,4 @@ def _ordered(folder: Path, chosen: list[Slice]) -> tuple[list[Path], float]:
         raise ScanError(
             f"{folder}: slices are sheared (gantry tilt): correct the tilt first, for example with dcm2niix"
         )
-    return [chosen[i].file for i in order], gap
+    return [chosen[i] for i in order], gap

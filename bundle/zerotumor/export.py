@@ -15,6 +15,7 @@ from torch import Tensor
 from . import __version__
 from .codes import ABNORMAL, ARTIFICIAL_INTELLIGENCE
 from .derived import MAKER, SERIES_DESCRIPTION, Finding, code, findings, frames_on_slices, series_number, source_headers
+from .multiframe import source_of
 from .report import as_mask, overlaps, voxel_ml
 from .rtstruct import coded, structure_set
 from .volumes import suffix_of, write_atomically, write_mask
@@ -54,9 +55,10 @@ def dicom_seg(
         return None
     frames = frames_on_slices(headers, masks[[f.index for f in found]], np.asarray(affine))
     kind = "SEMIAUTOMATIC" if semiautomatic else "AUTOMATIC"
+    images, order = source_of(headers)
     dataset = hd.seg.Segmentation(
-        source_images=headers,
-        pixel_array=np.moveaxis(frames, 0, -1).astype(np.uint8),
+        source_images=images,
+        pixel_array=np.moveaxis(frames[:, order], 0, -1).astype(np.uint8),
         segmentation_type="BINARY",
         segment_descriptions=[_segment(n, f, method, weights, kind) for n, f in enumerate(found, 1)],
         series_instance_uid=hd.UID(),

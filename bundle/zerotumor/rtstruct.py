@@ -12,7 +12,8 @@ from rt_utils.utils import ROIData
 
 from . import __version__
 from .codes import Concept
-from .derived import MAKER, SERIES_DESCRIPTION, Finding, code, frames_on_slices, plane_of, series_number
+from .derived import MAKER, SERIES_DESCRIPTION, Finding, code, frames_on_slices, series_number
+from .dicom import plane_of
 from .errors import ScanError
 
 FINER = 3  # sub-pixels a pixel and axis: outlines lie a third of a pixel outside the centers of the outermost pixels
@@ -25,6 +26,9 @@ def structure_set(
     """RTSTRUCT of the findings; see `export.rtstruct`. generation: AUTOMATIC or SEMIAUTOMATIC."""
     dataset = ds_helper.create_rtstruct_dataset(list(headers))
     _describe(dataset, headers[0])
+    study = dataset.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0]
+    for image, header in zip(study.RTReferencedSeriesSequence[0].ContourImageSequence, headers, strict=True):
+        _name_frame(image, header)
     frame_of_reference = str(headers[0].FrameOfReferenceUID)
     for number, finding in enumerate(found, 1):
         frames = frames_on_slices(headers, masks[finding.index][None], affine)[0]
@@ -92,7 +96,14 @@ def _outlines(header: Dataset, frame: np.ndarray, region: ROIData) -> list[Datas
     for contour in contours:
         contour.NumberOfContourPoints = len(contour.ContourData) // 3
         contour.ContourData = [f"{float(v):.4f}" for v in contour.ContourData]  # 16 characters at most are allowed
+        _name_frame(contour.ContourImageSequence[0], header)
     return list(contours)
+
+
+def _name_frame(image: Dataset, header: Dataset) -> None:
+    """Say which frame a reference to an image means, if it has several (`multiframe`)."""
+    if "ReferencedFrameNumber" in header:
+        image.ReferencedFrameNumber = header.ReferencedFrameNumber
 
 
 def _observation(number: int, finding: Finding) -> Dataset:

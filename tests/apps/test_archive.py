@@ -13,7 +13,7 @@ import numpy as np
 import pydicom
 import pytest
 from dicomweb_client import DICOMwebClient
-from make_files import ct_values, write_dicom
+from make_files import ct_values, write_dicom, write_enhanced
 from pydicom.dataset import Dataset
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "apps" / "zerotumor"))
@@ -103,6 +103,21 @@ def seg_of(folder, image, semiautomatic=False):
     mask[0, 6:9, 5:7, 3:5] = 1
     entry = {"prompt": "liver tumor", "concept": "liver tumor", "organs": ["liver"]}
     return dicom_seg(folder, mask, scan.affine, [entry], semiautomatic=semiautomatic)
+
+
+def test_an_enhanced_object_is_a_series_like_any_other(open_archive, tmp_path):
+    folder = write_enhanced(tmp_path / "series", ct_values())
+    source = pydicom.dcmread(folder / "enhanced.dcm")
+    archive = open_archive(client := Client([source]))
+    (uid,) = archive.list_images()
+    image = archive.get_image_uri(uid)
+    assert np.array_equal(nib.load(image).get_fdata(), read_scan(folder)[0].numpy())
+    label = like(image, tmp_path / "label.nii.gz", (slice(6, 9), slice(5, 7), slice(3, 5)))
+    archive.save_label(uid, label, "final", {"label_info": [{"name": "liver tumor", "idx": 1}]})
+    seg = client.objects[-1]
+    named = seg.PerFrameFunctionalGroupsSequence[0].DerivationImageSequence[0].SourceImageSequence[0]
+    assert seg.Modality == "SEG" and named.ReferencedSOPInstanceUID == source.SOPInstanceUID
+    assert seg.NumberOfFrames == 2 and named.ReferencedFrameNumber and archive.get_labeled_images() == [uid]
 
 
 def test_the_list_for_training_keeps_a_label_that_says_healthy(client, uid, open_archive, tmp_path):
