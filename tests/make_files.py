@@ -60,18 +60,27 @@ def write_dicom(
 
 
 def write_enhanced(folder: Path, values: np.ndarray, modality="CT", per_frame=False, **options) -> Path:
-    """The same scan as `write_dicom`'s as one enhanced object, its frames in the order of the files' names.
-
-    per_frame: every frame says its own geometry, and has a rescale of its own, as those of MR scanners do.
-    """
+    """The same scan as `write_dicom`'s, which lies beside it, as one enhanced object; see `merge`."""
     single = write_dicom(folder.with_name(f"{folder.name}-single"), values, modality, **options)
-    slices = [pydicom.dcmread(file) for file in sorted(single.glob("*.dcm"))]
+    return merge(single, folder, per_frame)
+
+
+def merge(single: Path, folder: Path, per_frame=False, **tags) -> Path:
+    """The slices of a folder as one enhanced object, its frames in the order of the files' names.
+
+    per_frame: every frame says its own geometry, and has a rescale of its own, as those of MR scanners do. tags: of every
+    slice, before.
+    """
+    slices = [pydicom.dcmread(file) for file in sorted(single.glob("*"))]
     for one in slices:  # what the converter asks for
         one.ImageType, one.PatientOrientation = ["ORIGINAL", "PRIMARY", "AXIAL"], ["L", "P"]
         for key in ("AccessionNumber", "StudyID", "StudyDate", "StudyTime", "PatientBirthDate", "PatientSex",
                     "ReferringPhysicianName", "Manufacturer"):  # fmt: skip
             setattr(one, key, one.get(key, ""))
-    convert = LegacyConvertedEnhancedMRImage if modality == "MR" else LegacyConvertedEnhancedCTImage
+        for key, value in tags.items():
+            setattr(one, key, value)
+    mr = slices[0].Modality == "MR"
+    convert = LegacyConvertedEnhancedMRImage if mr else LegacyConvertedEnhancedCTImage
     whole = convert(slices, slices[0].SeriesInstanceUID, 1, generate_uid(), 1)
     if per_frame:
         shared = whole.SharedFunctionalGroupsSequence[0]

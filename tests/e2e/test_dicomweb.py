@@ -7,7 +7,9 @@ import numpy as np
 import pydicom
 import pytest
 import requests
+from make_files import merge
 from monailabel.client.client import MONAILabelClient
+from serve import store
 
 from zerotumor.pipeline import segment_scan
 from zerotumor.segmenter import load
@@ -89,3 +91,22 @@ def test_what_the_archive_does_not_have_is_said(server):
                                data={"params": json.dumps({"prompt": "tumor"})})  # fmt: skip
         assert answer.status_code in (403, 404), answer.text
     assert requests.get(f"{server}/info/").ok
+
+
+def test_an_enhanced_mr_is_answered_as_its_slices_are_and_labeled(client, archive, series, uid, tmp_path):
+    new = {key: pydicom.uid.generate_uid() for key in ("StudyInstanceUID", "SeriesInstanceUID")}
+    folder = merge(series["MR"], tmp_path / "enhanced", **new)
+    store(archive[0], folder)
+    options = {"prompt": "soft tissue sarcoma", "result_extension": ".nii.gz"}
+    masks = [np.asarray(nib.load(client.infer("tumor", u, options)[0]).dataobj)
+             for u in (uid["MR"], new["SeriesInstanceUID"])]  # fmt: skip
+    assert masks[0].any() and np.array_equal(*masks)
+    nib.save(
+        nib.Nifti1Image((masks[1] > 0).astype(np.uint8), read_scan(folder).affine.numpy()), tmp_path / "label.nii.gz"
+    )
+    client.save_label(
+        new["SeriesInstanceUID"], str(tmp_path / "label.nii.gz"), params={"label_info": [{"name": "sarcoma", "idx": 1}]}
+    )
+    listed = requests.get(f"{archive[0]}/dicom-web/studies/{new['StudyInstanceUID']}/series").json()
+    kinds = [pydicom.Dataset.from_json(found).Modality for found in listed]
+    assert sorted(kinds) == ["MR", "SEG"]
