@@ -77,6 +77,8 @@ def merge(single: Path, folder: Path, per_frame=False, **tags) -> Path:
         for key in ("AccessionNumber", "StudyID", "StudyDate", "StudyTime", "PatientBirthDate", "PatientSex",
                     "ReferringPhysicianName", "Manufacturer"):  # fmt: skip
             setattr(one, key, one.get(key, ""))
+        for key in ("AcquisitionDate", "AcquisitionTime"):  # which it takes for dates and not for text
+            one.pop(key, None)
         for key, value in tags.items():
             setattr(one, key, value)
     mr = slices[0].Modality == "MR"
