@@ -148,6 +148,20 @@ def test_a_volume_in_two_objects_is_read_and_has_no_seg(tmp_path):
     assert rtstruct(folder, masks, scan.affine, ENTRIES) is not None
 
 
+@pytest.mark.parametrize("per_frame", [False, True])
+def test_compressed_pixels_are_read_by_whichever_library_can(tmp_path, per_frame, monkeypatch):
+    folder = write_enhanced(tmp_path / "series", ct_values() + 1200 * per_frame, per_frame=per_frame)
+    plain = read_scan(folder).as_tensor()
+    change(folder, lambda dataset: dataset.compress(pydicom.uid.RLELossless))
+    assert torch.equal(read_scan(folder).as_tensor(), plain)
+
+    def cannot(dataset):
+        raise NotImplementedError("no decoder")
+
+    monkeypatch.setattr(pydicom.dataset.Dataset, "pixel_array", property(cannot))
+    assert torch.allclose(read_scan(folder).as_tensor(), plain)
+
+
 def compressed(dataset):
     dataset.PixelData = pydicom.encaps.encapsulate([b"no JPEG"] * 16)
     dataset["PixelData"].is_undefined_length = True

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
+import SimpleITK as sitk
 from pydicom.dataset import Dataset
 from pydicom.uid import (
     EnhancedCTImageStorage,
@@ -65,13 +66,30 @@ def values_of(slices: Sequence[tuple[Path, Dataset]]) -> np.ndarray:
 
     Every frame may have a rescale of its own, as those of MR do.
     """
-    stored = {file: pydicom.dcmread(file) for file, _ in slices}
-    pixels = {file: whole.pixel_array.reshape(-1, whole.Rows, whole.Columns) for file, whole in stored.items()}
+    pixels = {file: _stored(file) for file in {file for file, _ in slices}}
     planes = []
     for file, header in slices:
-        slope, offset = float(header.get("RescaleSlope", 1)), float(header.get("RescaleIntercept", 0))
+        slope, offset = _rescale(header)
         planes.append(pixels[file][header.ReferencedFrameNumber - 1].T.astype(np.float32) * slope + offset)
     return np.stack(planes, axis=2)
+
+
+def _rescale(header: Dataset) -> tuple[float, float]:
+    """Slope and intercept of a frame."""
+    return float(header.get("RescaleSlope", 1)), float(header.get("RescaleIntercept", 0))
+
+
+def _stored(file: Path) -> np.ndarray:
+    """Pixels of an object as they are stored, (frames, rows, columns)."""
+    whole = pydicom.dcmread(file)
+    try:
+        return whole.pixel_array.reshape(-1, whole.Rows, whole.Columns)
+    except (RuntimeError, NotImplementedError, AttributeError):
+        if whole.PhotometricInterpretation == "MONOCHROME1":  # SimpleITK turns such pixels round
+            raise
+    # A compression that pydicom cannot read. SimpleITK gives all frames the rescale of the first.
+    slope, offset = _rescale(frames_of(whole)[0])
+    return np.rint((sitk.GetArrayFromImage(sitk.ReadImage(str(file))) - offset) / slope)
 
 
 def source_of(headers: Sequence[Dataset]) -> tuple[list[Dataset], list[int]]:
