@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.table import Table
 from serve import monai_label
 
-from zerotumor.inferer import VolumeFeatures
+from zerotumor.kept import VolumeFeatures
 from zerotumor.phantom import BODIES, Phantom, generate
 from zerotumor.pipeline import encode_scan, segment_scan
 from zerotumor.segmenter import METHODS, Segmentation, Segmenter, asked_in_turn, available, build, load

@@ -5,12 +5,12 @@ import torch
 
 from zerotumor.inferer import (
     OVERLAP,
-    MemoryPlan,
     PromptedSlidingWindowInferer,
     encode_volume,
     segment_volume,
     window_slices,
 )
+from zerotumor.kept import MemoryPlan
 from zerotumor.prompts import parse
 from zerotumor.segmenter import Segmentation, Segmenter
 

@@ -5,7 +5,8 @@ import torch
 
 from zerotumor import places as places_module
 from zerotumor.datasets import covering
-from zerotumor.inferer import VolumeFeatures, encode_volume
+from zerotumor.inferer import encode_volume
+from zerotumor.kept import VolumeFeatures
 from zerotumor.places import Places, place_match
 from zerotumor.prompts import parse
 from zerotumor.segmenter import Segmenter

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .inferer import VolumeFeatures
+from .kept import Kept, VolumeFeatures
 from .lesion_network import LesionNetwork
 from .places import Places
 from .prompts import Prompt
@@ -126,7 +127,7 @@ class Adapted(Wrapped):
         threshold = torch.logit(torch.tensor(self.theta))
         for b in range(len(image)):
             modality = "CT" if shows_ct(image[b]) else "MR"
-            found = {} if kept is None else kept.further  # several prompts may mean the same
+            found = Kept() if kept is None else kept.further  # several prompts may mean the same
             places = Places(self.base, image[b], kept)
             for p, prompt in enumerate(prompts):
                 k, share = self.best(prompt, modality)
@@ -135,9 +136,8 @@ class Adapted(Wrapped):
                 own, where = logits[b, p], self.specialists[k].learned.where
                 if where == EMPTY and finds(self, own):
                     continue
-                if (key := (self.weights_sha256, k)) not in found:
-                    found[key] = self.specialists[k].network.probability(image[b])
-                new = counted(found[key], places.fits(prompt)).to(logits.device)
+                look = partial(self.specialists[k].network.probability, image[b])
+                new = counted(found.once((self.weights_sha256, k), look), places.fits(prompt)).to(logits.device)
                 mixed = share * chosen(self, own, new, where) + (1 - share) * own.clamp(-BOUND, BOUND)
                 logits[b, p], ungated[b, p] = mixed, mixed.sigmoid()
                 scores[b, p] = (mixed.amax() + threshold).sigmoid()  # a score counts from theta, a logit from zero

@@ -12,7 +12,7 @@ from monai.utils import BlendMode
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from .inferer import Window
+    from .kept import Window
     from .segmenter import Segmenter
 
 

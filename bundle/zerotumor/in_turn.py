@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from .blending import resized, zoomed_shape
-from .inferer import VolumeFeatures, VolumeResult, encode_volume, found_in, settled, undecided
+from .inferer import VolumeResult, encode_volume, found_in, settled, undecided
+from .kept import VolumeFeatures
 from .prompts import Prompt
 from .segmenter import (
     METHODS,
@@ -158,9 +159,8 @@ class InTurn(Wrapped):
         """
         shape, key = image.shape[1:], self.second.weights_sha256
         there = resized(image.float().cpu(), zoomed_shape(shape, self.spacing / self.second.spacing))
-        if kept is not None and key not in kept.further:
-            kept.further[key] = encode_volume(self.second, there)
-        answer = undecided(self.second, there, prompts, features=None if kept is None else kept.further[key])
+        features = None if kept is None else kept.further.once(key, lambda: encode_volume(self.second, there))
+        answer = undecided(self.second, there, prompts, features=features)
         masks = settled(self.second, answer.probabilities)
         found = found_in(self.second, masks, answer.scores)
         extras = {"ungated": resized(answer.extras["ungated"], shape)}

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-import psutil
 import torch
 import torch.nn.functional as F
 from monai.data.utils import dense_patch_slices
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from .blending import Canvases, padded_shape, resized, zoomed_shape
 from .edges import along_edges
+from .kept import MemoryPlan, VolumeFeatures, Window
 from .prompts import Prompt, parse
 from .segmenter import Segmentation, Segmenter
 
@@ -37,32 +37,6 @@ UNPAINTED = 0.499
 
 
 @dataclass
-class Window:
-    """Features of one window and where it lies in the zoomed and padded scan."""
-
-    slices: tuple[slice, slice, slice]
-    features: dict[str, Tensor]
-    zoom: float = 1.0  # of the scan's grid: 2 has voxels of half the edge
-
-
-@dataclass
-class VolumeFeatures:
-    """All that is kept of a scan between prompts."""
-
-    windows: list[Window]
-    further: dict = field(default_factory=dict)  # what a second look has found out, see `Segmenter.complete`
-
-    @property
-    def bytes(self) -> int:
-        """Memory that it takes."""
-        tensors = [f for window in self.windows for f in window.features.values()]
-        deeper = [value for value in list(self.further.values()) if value is not None]
-        tensors += [value for value in deeper if isinstance(value, Tensor)]
-        inner = sum(value.bytes for value in deeper if isinstance(value, VolumeFeatures))
-        return inner + sum(t.numel() * t.element_size() for t in tensors)
-
-
-@dataclass
 class VolumeResult:
     """Answer for P prompts on the prepared grid (X, Y, Z)."""
 
@@ -72,21 +46,6 @@ class VolumeResult:
     attributes: list[dict]
     # "ungated" (P, X, Y, Z): for ranking, never zeroed; the method's own maps (1, X, Y, Z) by name
     extras: dict[str, object] = field(default_factory=dict)
-
-
-class MemoryPlan:
-    """Whether the features of all windows fit in the memory that is free now.
-
-    Args:
-        share: part of the free memory that features may take.
-    """
-
-    def __init__(self, share: float = 0.25) -> None:
-        self.share = share
-
-    def keeps(self, windows: int, per_window_bytes: int) -> bool:
-        """True when all windows' features can be held at once."""
-        return windows * per_window_bytes <= self.share * psutil.virtual_memory().available
 
 
 def window_slices(shape: Sequence[int], patch: int, overlap: float) -> list[tuple[slice, slice, slice]]:

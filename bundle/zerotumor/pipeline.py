@@ -14,7 +14,8 @@ from monai.data import MetaTensor
 from monai.transforms import SpatialResample
 from torch import Tensor
 
-from .inferer import OVERLAP, Progress, VolumeFeatures, VolumeResult, encode_volume, segment_volume
+from .inferer import OVERLAP, Progress, VolumeResult, encode_volume, segment_volume
+from .kept import VolumeFeatures
 from .prompts import Prompt, parse
 from .report import describe_prompt
 from .segmenter import Segmenter

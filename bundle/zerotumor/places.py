@@ -10,7 +10,8 @@ from torch import Tensor
 
 from .blending import resized
 from .datasets import covering
-from .inferer import VolumeFeatures, organ_volume
+from .inferer import organ_volume
+from .kept import Kept, VolumeFeatures
 from .prompts import Prompt
 
 if TYPE_CHECKING:
@@ -46,16 +47,16 @@ class Places:
 
     def __init__(self, model: Segmenter, image: Tensor, kept: VolumeFeatures | None = None) -> None:
         self.model, self.image, self.features = model, image, kept
-        self.known = {} if kept is None else kept.further
+        self.known = Kept() if kept is None else kept.further
 
     @property
     def organs(self) -> Tensor:
         """Their probabilities (1, N, x, y, z) on every other voxel along each axis."""
-        key = (self.model.weights_sha256, "organs")
-        if key not in self.known:
-            organs = organ_volume(self.model, self.image, features=self.features)[None, 1:]
-            self.known[key] = F.avg_pool3d(organs, 2, ceil_mode=True, count_include_pad=False)
-        return self.known[key]
+        return self.known.once((self.model.weights_sha256, "organs"), self._look)
+
+    def _look(self) -> Tensor:
+        organs = organ_volume(self.model, self.image, features=self.features)[None, 1:]
+        return F.avg_pool3d(organs, 2, ceil_mode=True, count_include_pad=False)
 
     def fits(self, prompt: Prompt) -> Tensor | None:
         """How well each voxel's place fits a prompt, (X, Y, Z) in 0..1; None if it names no organ that the method knows."""

@@ -24,7 +24,7 @@ from .text import TextEncoder, check_fingerprint, load_text_encoder
 from .volumes import write_atomically, write_json
 
 if TYPE_CHECKING:
-    from .inferer import VolumeFeatures
+    from .kept import VolumeFeatures
 
 
 class WeightsError(RuntimeError):

@@ -11,7 +11,7 @@ from .prompts import Prompt
 from .segmenter import Segmentation, Segmenter
 
 if TYPE_CHECKING:
-    from .inferer import VolumeFeatures
+    from .kept import VolumeFeatures
 
 SAME = (
     "spacing", "patch", "zooms", "tight_zooms", "theta", "theta_peak", "edge_weight", "decides", "encoder", "maps", "images",

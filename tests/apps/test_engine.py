@@ -12,7 +12,7 @@ from lib.options import TumorOptions
 
 from zerotumor.adaptation import Adapted
 from zerotumor.in_turn import IN_TURN
-from zerotumor.inferer import VolumeFeatures, Window
+from zerotumor.kept import VolumeFeatures, Window
 from zerotumor.phantom import generate
 from zerotumor.pipeline import EncodedScan
 from zerotumor.versions import save_version

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..diffusion.prior import Condition
-from ..inferer import VolumeFeatures
+from ..kept import VolumeFeatures
 from ..prompts import Prompt
 from ..segmenter import Segmentation
 from ..transforms import WIDE_HU, shows_ct
