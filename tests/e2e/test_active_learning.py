@@ -98,7 +98,7 @@ def loop(folder, server, tmp_path_factory) -> Round:
         grid = nib.load(folder[0] / f"{choice['id']}.nii.gz").affine
         nib.save(nib.Nifti1Image(done.clicked[choice["id"]][0].astype(np.uint8), grid), path)
         client.save_label(choice["id"], str(path), params={"prompt": PROMPT, "client_id": CLIENT})
-    done.trained = train(client, replayed=2, version="one")
+    done.trained = train(client, replayed=2, steps=80, version="one")
     return done
 
 
