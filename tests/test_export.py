@@ -122,9 +122,10 @@ def test_every_frame_names_the_slice_it_lies_on(folder):
 def rasterised(headers, structure, number):
     """Frames (N, rows, columns) of a region: pixel centers inside an odd number of its contours."""
     frames = np.zeros((len(headers), headers[0].Rows, headers[0].Columns), dtype=bool)
-    index = {h.SOPInstanceUID: n for n, h in enumerate(headers)}
+    index = {(h.SOPInstanceUID, h.get("ReferencedFrameNumber")): n for n, h in enumerate(headers)}
     for contour in structure.ROIContourSequence[number - 1].ContourSequence:
-        n = index[contour.ContourImageSequence[0].ReferencedSOPInstanceUID]
+        image = contour.ContourImageSequence[0]
+        n = index[image.ReferencedSOPInstanceUID, image.get("ReferencedFrameNumber")]
         origin, column, row = plane_of(headers[n])
         steps = np.array(contour.ContourData, float).reshape(-1, 3) - origin
         assert np.abs(steps @ np.cross(column, row)).max() < 1e-2 and contour.NumberOfContourPoints == len(steps) > 3

@@ -6,11 +6,9 @@ import pydicom_seg
 import pytest
 import torch
 from make_files import ct_values, write_dicom, write_enhanced
-from skimage.draw import polygon2mask
-from test_export import ENTRIES, PIXELS, SERIES, near, places, places_of_image, some_masks
+from test_export import ENTRIES, PIXELS, SERIES, near, places, places_of_image, rasterised, some_masks
 
 from zerotumor.derived import source_headers
-from zerotumor.dicom import plane_of
 from zerotumor.errors import ScanError
 from zerotumor.export import dicom_seg, rtstruct, write_dataset
 from zerotumor.volumes import find_scans, read_scan
@@ -46,9 +44,16 @@ def test_frames_may_say_everything_themselves_and_have_a_scale_of_their_own(tmp_
         assert torch.allclose(scan.as_tensor()[0, :, :, k], stored[:, :, k] * number + 5 * (number - 1))
 
 
-@pytest.mark.parametrize("per_frame", [False, True])
-def test_a_seg_lies_on_its_frames(tmp_path, per_frame):
+def without_shared(dataset):
+    del dataset.SharedFunctionalGroupsSequence
+
+
+@pytest.mark.parametrize(("per_frame", "edit"), [(False, None), (True, None), (True, without_shared)])
+def test_a_seg_lies_on_its_frames(tmp_path, per_frame, edit):
+    """Where frames share their grid, where each says its own, and where nothing is shared at all."""
     folder = write_enhanced(tmp_path / "series", ct_values(), per_frame=per_frame, **SERIES["oblique"])
+    if edit:
+        change(folder, edit)
     scan = read_scan(folder)
     masks = some_masks(scan)
     seg = dicom_seg(folder, masks, scan.affine, ENTRIES)
@@ -70,17 +75,8 @@ def test_outlines_lie_on_its_frames(folder, tmp_path):
     masks = some_masks(scan)
     write_dataset(rtstruct(folder, masks, scan.affine, ENTRIES), tmp_path / "rt.dcm")
     structure, headers = pydicom.dcmread(tmp_path / "rt.dcm"), source_headers(folder)
-    index = {int(header.ReferencedFrameNumber): n for n, header in enumerate(headers)}
     for number, mask in enumerate(masks, 1):
-        frames = np.zeros((len(headers), headers[0].Rows, headers[0].Columns), dtype=bool)
-        for contour in structure.ROIContourSequence[number - 1].ContourSequence:
-            n = index[int(contour.ContourImageSequence[0].ReferencedFrameNumber)]
-            origin, column, row = plane_of(headers[n])
-            steps = np.array(contour.ContourData, float).reshape(-1, 3) - origin
-            assert np.abs(steps @ np.cross(column, row)).max() < 1e-2
-            corners = np.stack([steps @ row / (row @ row), steps @ column / (column @ column)], axis=1)
-            frames[n] ^= polygon2mask(frames.shape[1:], corners)
-        assert (frames.transpose(2, 1, 0) == mask).all()
+        assert (rasterised(headers, structure, number).transpose(2, 1, 0) == mask).all()
     study = structure.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0]
     images = study.RTReferencedSeriesSequence[0].ContourImageSequence
     assert sorted(int(image.ReferencedFrameNumber) for image in images) == list(range(1, 17))
@@ -109,6 +105,14 @@ def without_place(dataset):
     del dataset.PerFrameFunctionalGroupsSequence[3].PlanePositionSequence
 
 
+def fewer(dataset):
+    """Than the functional groups say."""
+    dataset.NumberOfFrames = 15
+    dataset.PixelData = pydicom.encaps.encapsulate([bytes(8)] * 15)
+    dataset["PixelData"].is_undefined_length = True
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.RLELossless
+
+
 def cut(dataset):
     dataset.PixelData = dataset.PixelData[:-400]
 
@@ -120,6 +124,7 @@ def cut(dataset):
         (moved(0, 15.0), "a slice is missing"),
         (without_place, "no valid ImagePositionPatient"),
         (cut, "is damaged"),
+        (fewer, "cannot be decoded"),
     ],
 )
 def test_what_is_no_volume_is_refused(tmp_path, edit, words):

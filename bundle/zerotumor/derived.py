@@ -59,7 +59,7 @@ def source_headers(source: str | Path | Sequence[Dataset], series: str | None = 
             "or give the DICOM folder that it was made from"
         )
     slices, gap, _ = series_slices(folder, series)
-    headers = _whole_headers(slices)
+    headers = _whole_headers(slices, gap)
     for key in _REQUIRED:
         values = {str(header.get(key) or "") for header in headers}
         if "" in values or (len(values) > 1 and not key.startswith("SOP")):
@@ -67,16 +67,14 @@ def source_headers(source: str | Path | Sequence[Dataset], series: str | None = 
                 f"{folder}: the slices have no {'common ' if len(values) > 1 else ''}{key}, which DICOM results must "
                 "refer to: export the series again from its archive, or use --format nifti"
             )
-    for header in headers:
-        _complete(header, gap)
-    for whole in {id(h.multiframe): h.multiframe for h in headers if "ReferencedFrameNumber" in h}.values():
-        _complete(whole, gap)
     return headers
 
 
-def _whole_headers(slices: Sequence[Slice]) -> list[Dataset]:
-    """Everything that the files of slices say, but for the pixels."""
+def _whole_headers(slices: Sequence[Slice], gap: float) -> list[Dataset]:
+    """Everything that the files of slices say, but for the pixels, completed; gap: distance of slices in mm."""
     read = {one.file: pydicom.dcmread(one.file, stop_before_pixels=True) for one in slices}
+    for header in read.values():
+        _complete(header, gap)
     frames = {file: frames_of(whole) for file, whole in read.items() if is_multiframe(whole)}
     return [
         frames[one.file][one.header.ReferencedFrameNumber - 1] if one.file in frames else read[one.file]

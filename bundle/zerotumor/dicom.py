@@ -56,7 +56,7 @@ def read_dicom_folder(folder: Path, series: str | None = None) -> tuple[np.ndarr
         reader.SetFileNames([str(f) for f in files])
         image = reader.Execute()
         inverted = _inverted_values(files)
-    except (RuntimeError, NotImplementedError, AttributeError, ValueError) as error:
+    except (RuntimeError, NotImplementedError, AttributeError, ValueError, IndexError) as error:
         raise ScanError(f"{folder}: the pixels cannot be decoded: export the series again, uncompressed") from error
     if abs(image.GetSpacing()[2] - normal_gap) > 0.01 * normal_gap:
         image.SetSpacing((*image.GetSpacing()[:2], normal_gap))

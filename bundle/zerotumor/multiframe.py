@@ -76,7 +76,7 @@ def values_of(slices: Sequence[tuple[Path, Dataset]]) -> np.ndarray:
 
 def _rescale(header: Dataset) -> tuple[float, float]:
     """Slope and intercept of a frame."""
-    return float(header.get("RescaleSlope", 1)), float(header.get("RescaleIntercept", 0))
+    return float(header.get("RescaleSlope") or 1), float(header.get("RescaleIntercept") or 0)
 
 
 def _stored(file: Path) -> np.ndarray:
@@ -109,9 +109,11 @@ def source_of(headers: Sequence[Dataset]) -> tuple[list[Dataset], list[int]]:
     if len(uids) > 1 or sorted(numbers) != list(range(1, len(whole[PER_FRAME].value) + 1)):
         raise ScanError("the scan is a part of an enhanced DICOM object, or of several: use --format nifti or rtstruct")
     # All frames are of one grid, which libraries look for where all share it.
+    if not whole.get(SHARED):
+        setattr(whole, SHARED, [Dataset()])
     shared, own = whole[SHARED][0], whole[PER_FRAME][0]
     for group in ("PixelMeasuresSequence", "PlaneOrientationSequence"):
-        if group not in shared:
+        if not shared.get(group):
             shared[group] = own[group]
     shared.PixelMeasuresSequence[0].SpacingBetweenSlices = headers[0].SpacingBetweenSlices
     whole.NumberOfFrames = len(numbers)
