@@ -2,13 +2,14 @@
 
 import os
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import processes
 import requests
 
 
@@ -18,10 +19,10 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def wait_for(url: str, process: subprocess.Popen, log: Path) -> None:
+def wait_for(url: str, process: BaseProcess, log: Path) -> None:
     """Until the server answers; one that died is told with the end of its log."""
     for _ in range(240):
-        assert process.poll() is None, log.read_text()[-4000:]
+        assert process.is_alive(), log.read_text()[-4000:]
         try:
             if requests.get(url, timeout=2).ok:
                 return
@@ -32,9 +33,11 @@ def wait_for(url: str, process: subprocess.Popen, log: Path) -> None:
 
 @contextmanager
 def serving(
-    folder: Path, app: Path, studies: Path | str, start=("-m", "monailabel.main"), **conf: str
+    folder: Path, app: Path, studies: Path | str, program: str = "monailabel.main", **conf: str
 ) -> Iterator[str]:
-    """A server with an app over studies; yields its address. Its log is `folder`/server.log."""
+    """MONAI Label's server, or a script that starts it, with an app over studies; yields its address. Its log is
+    `folder`/server.log.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {
         "MONAI_LABEL_TRACKING_ENABLED": "false",
@@ -45,13 +48,13 @@ def serving(
     }
     port, log = free_port(), folder / "server.log"
     options = [part for name, value in conf.items() for part in ("--conf", name, value)]
-    command = [sys.executable, *start, "start_server", "--app", str(app), "--studies", str(studies),
-               "--host", "127.0.0.1", "--port", str(port), *options]  # fmt: skip
-    with open(log, "a") as output:
-        process = subprocess.Popen(command, env=environment, cwd=folder, stdout=output, stderr=subprocess.STDOUT)
-        try:
-            wait_for(f"http://127.0.0.1:{port}/info/", process, log)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            process.wait(30)
+    arguments = ["start_server", "--app", str(app), "--studies", str(studies), "--host", "127.0.0.1",
+                 "--port", str(port), *options]  # fmt: skip
+    process = processes.start(program, arguments, folder, environment, log)
+    try:
+        wait_for(f"http://127.0.0.1:{port}/info/", process, log)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.join(30)
+        assert not process.is_alive(), "the server did not end"

@@ -3,19 +3,19 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import nibabel as nib
 import nrrd
 import numpy as np
+import processes
 import pytest
 import requests
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow, verify_metadata, verify_net_in_out
+from servers import serving
 
 from zerotumor.in_turn import IN_TURN
 from zerotumor.malenia.dense import DenseMalenia
@@ -53,16 +53,22 @@ def scans(tmp_path_factory) -> Path:
 def run(
     bundle: Path, configs: list[str], *arguments: str, launcher: tuple[str, ...] = (), fails: bool = False
 ) -> str:  # fmt: skip
-    """`monai.bundle run` in a process of its own, from a folder that is not the bundle's; what it says."""
+    """`monai.bundle run` in a process of its own, from a folder that is not the bundle's; what it says.
+
+    With a `launcher` (what stands before `monai.bundle`) it is a command as users give it, without one a fork.
+    """
     files = [str(bundle / "configs" / name) for name in configs]
-    command = [sys.executable, *(launcher or ("-m",)), "monai.bundle", "run", "--config_file", str(files)]
+    arguments = ("run", "--config_file", str(files), "--bundle_root", str(bundle), *arguments)
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    done = subprocess.run(
-        [*command, "--bundle_root", str(bundle), *arguments],
-        cwd=bundle.parent, env=environment, capture_output=True, text=True,
-    )  # fmt: skip
-    assert (done.returncode != 0) == fails, done.stdout[-2000:] + done.stderr[-4000:]
-    return done.stdout + done.stderr
+    if launcher:
+        done = subprocess.run(
+            [sys.executable, *launcher, "monai.bundle", *arguments], cwd=bundle.parent, env=environment,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+    else:
+        done = processes.run("monai.bundle", arguments, bundle.parent, environment)
+    assert (done.returncode != 0) == fails, done.stdout[-6000:]
+    return done.stdout
 
 
 def test_metadata_keeps_the_schema(bundle, tmp_path):
@@ -181,7 +187,15 @@ def test_trains_on_two_processes(bundle, tmp_path):
 
 
 def test_evaluates_the_shipped_weights(bundle, tmp_path):
-    log = run(bundle, ["train.yaml", "evaluate.yaml"], "--val_count", "4", "--output_dir", str(tmp_path / "run"))
+    log = run(
+        bundle,
+        ["train.yaml", "evaluate.yaml"],
+        "--val_count",
+        "4",
+        "--output_dir",
+        str(tmp_path / "run"),
+        launcher=("-m",),
+    )
     assert "val_mean_dice" in log and (tmp_path / "run/val_mean_dice_raw.csv").is_file()
 
 
@@ -241,43 +255,21 @@ def test_a_bad_scan_does_not_stop_the_others(bundle, scans, tmp_path):
     assert last.startswith("Error: 1 of 2 scans were left out: ") and "a.nii.gz is empty" in last
 
 
-def wait_for(url: str, process: subprocess.Popen, seconds: int = 180) -> None:
-    """Until the server answers; fails at once if it died."""
-    for _ in range(seconds * 2):
-        assert process.poll() is None, "the server stopped"
-        try:
-            if requests.get(url, timeout=5).ok:
-                return
-        except requests.ConnectionError:
-            time.sleep(0.5)
-    raise AssertionError("the server did not start")
-
-
 @pytest.fixture
 def stock_server(bundle, scans, tmp_path):
     """MONAI Label's own monaibundle app with this bundle in it."""
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"MONAI_LABEL_TRACKING_ENABLED": "false"}
-    environment["MONAI_LABEL_SESSION_PATH"] = str(tmp_path / "sessions")
-    start = [sys.executable, str(RESOURCES / "serve_stock.py")]
-    subprocess.run([*start, "apps", "--download", "--name", "monaibundle", "--output", str(tmp_path)],
-                   check=True, env=environment, cwd=tmp_path, capture_output=True)  # fmt: skip
+    stock = RESOURCES / "serve_stock.py"
+    done = processes.run(
+        str(stock), ["apps", "--download", "--name", "monaibundle", "--output", str(tmp_path)], tmp_path, os.environ
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
     app = tmp_path / "monaibundle"
     shutil.copytree(bundle, app / "model" / "zerotumor_segmentation")
     studies = shutil.copytree(scans, tmp_path / "studies")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [*start, "start_server", "--app", str(app), "--studies", str(studies), "--host", "127.0.0.1",
-               "--port", str(port), "--conf", "models", "zerotumor_segmentation", "--conf", "zoo_source", "local",
-               "--conf", "sam2", "false"]  # fmt: skip
-    with open(tmp_path / "server.log", "w") as log:
-        process = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=log, stderr=subprocess.STDOUT)
-        try:
-            wait_for(f"http://127.0.0.1:{port}/info/", process)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            process.wait(30)
+    with serving(
+        tmp_path, app, studies, str(stock), models="zerotumor_segmentation", zoo_source="local", sam2="false"
+    ) as url:
+        yield url
 
 
 def test_stock_monai_label_gives_the_command_lines_mask(bundle, scans, stock_server, tmp_path):

@@ -12,7 +12,7 @@ from zerotumor.phantom import generate
 from zerotumor.pipeline import segment_scan
 from zerotumor.segmenter import MODELS, available, load
 
-SEEDS = range(6_300_000, 6_300_004)
+SEEDS = range(6_300_000, 6_300_002)
 FOLDER = MODELS / "diffugts"
 
 

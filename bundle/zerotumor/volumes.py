@@ -248,15 +248,22 @@ def write_json(value: object, path: Path, indent: int = 1) -> None:
 
 def write_mask(mask: torch.Tensor, affine: torch.Tensor, path: Path) -> None:
     """Write a mask (X, Y, Z) of small integers atomically: NRRD if the name says so, else NIfTI; affine to RAS mm."""
-    array = np.asarray(mask.cpu(), dtype=np.uint8)
-    if suffix_of(Path(path)) in NRRD:
-        to_lps = LPS_TO_RAS @ np.asarray(affine, dtype=np.float64)
-        header = {
-            "space": "left-posterior-superior", "space directions": to_lps[:3, :3].T, "space origin": to_lps[:3, 3],
-            "kinds": ["domain"] * 3, "encoding": "gzip",
-        }  # fmt: skip
-        return write_atomically(Path(path), lambda temporary: nrrd.write(str(temporary), array, header))
-    write_nifti(array, affine, path)
+    write_volume(np.asarray(mask.cpu(), dtype=np.uint8), affine, path)
+
+
+def write_volume(array: np.ndarray, affine: torch.Tensor, path: Path, compress: bool = True) -> None:
+    """Write values (X, Y, Z), in the type that they have, atomically; affine to RAS mm.
+
+    NRRD if the name says so, compressed or not; else NIfTI, whose name says whether it is compressed.
+    """
+    if suffix_of(Path(path)) not in NRRD:
+        return write_nifti(array, affine, path)
+    to_lps = LPS_TO_RAS @ np.asarray(affine, dtype=np.float64)
+    header = {
+        "space": "left-posterior-superior", "space directions": to_lps[:3, :3].T, "space origin": to_lps[:3, 3],
+        "kinds": ["domain"] * 3, "encoding": "gzip" if compress else "raw",
+    }  # fmt: skip
+    write_atomically(Path(path), lambda temporary: nrrd.write(str(temporary), array, header))
 
 
 def write_nifti(array: np.ndarray, affine: torch.Tensor, path: Path) -> None:

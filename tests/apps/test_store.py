@@ -3,12 +3,13 @@
 import json
 import os
 import resource
-import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import processes
 import pytest
 import torch
 
@@ -84,22 +85,27 @@ def test_a_score_that_is_written_while_a_label_is_read_stays(store, tmp_path_fac
 def test_no_label_is_lost_to_a_process_that_writes_all_the_time(tmp_path_factory, tmp_path):
     for k in range(40):
         nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.int16), np.eye(4)), tmp_path / f"scan{k}.nii.gz")
-    path = label(tmp_path_factory.mktemp("in") / "a.nii.gz", np.ones((4, 4, 4)))
+    elsewhere = tmp_path_factory.mktemp("in")
+    path, program, log = label(elsewhere / "a.nii.gz", np.ones((4, 4, 4))), elsewhere / "scoring.py", elsewhere / "log"
     store = Folder(str(tmp_path))
-    code = ("import sys; sys.path[:0] = sys.argv[1:3]; from lib.compat import import_without_torchvision\n"
-            "import_without_torchvision(); from lib.store import Folder; store = Folder(sys.argv[3])\n"
-            "store.update_image_info('scan0', {'score': 1}); print('ready', flush=True)\n"  # else it may never have its turn
-            "for k in range(2, 10**6): store.update_image_info('scan0', {'score': k})")  # fmt: skip
+    program.write_text(
+        "import sys; from lib.compat import import_without_torchvision; import_without_torchvision()\n"
+        "from lib.store import Folder; store = Folder(sys.argv[1])\n"
+        "store.update_image_info('scan0', {'score': 1}); print('ready', flush=True)\n"  # else it may never have its turn
+        "for k in range(2, 10**6): store.update_image_info('scan0', {'score': k})"
+    )
     root = Path(__file__).resolve().parents[2]
-    paths = [str(root / "apps" / "zerotumor"), str(root / "bundle"), str(tmp_path)]
-    with subprocess.Popen([sys.executable, "-c", code, *paths], stdout=subprocess.PIPE, text=True) as scoring:
-        try:
-            while scoring.stdout.readline() != "ready\n":  # MONAI Label may print something before
-                assert scoring.poll() is None
-            for k in range(40):
-                store.save_label(f"scan{k}", path, "final", {"k": k})
-        finally:
-            scoring.kill()
+    environment = {**os.environ, "PYTHONPATH": f"{root / 'apps' / 'zerotumor'}{os.pathsep}{root / 'bundle'}"}
+    scoring = processes.start(str(program), [str(tmp_path)], tmp_path, environment, log)
+    try:
+        while not (log.is_file() and "ready" in log.read_text()):
+            assert scoring.is_alive(), log.read_text()
+            time.sleep(0.1)
+        for k in range(40):
+            store.save_label(f"scan{k}", path, "final", {"k": k})
+    finally:
+        scoring.kill()
+        scoring.join()
     objects = json.loads((tmp_path / "datastore_v2.json").read_text())["objects"]
     assert [objects[f"scan{k}"]["labels"]["final"]["info"]["k"] for k in range(40)] == list(range(40))
     assert objects["scan0"]["image"]["info"]["score"] > 0

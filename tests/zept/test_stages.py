@@ -1,12 +1,11 @@
 """Two stages on tiny phantoms: the loss falls, a stopped run goes on, the second stage starts from the first."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import processes
 import pytest
 import torch
 
@@ -110,10 +109,10 @@ def run(configs: str, *arguments: str) -> str:
     """`monai.bundle run` with configs by name, in a process of its own."""
     bundle = ROOT / "bundle"
     files = [str(bundle / "configs" / f"{name}.yaml") for name in configs.split()]
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(files), "--bundle_root", str(bundle)]
-    done = subprocess.run([*command, *TINY, *arguments], env=dict(os.environ), capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return done.stdout + done.stderr
+    arguments = ("run", "--config_file", str(files), "--bundle_root", str(bundle), *TINY, *arguments)
+    done = processes.run("monai.bundle", arguments, ROOT, os.environ)
+    assert done.returncode == 0, done.stdout[-6000:]
+    return done.stdout
 
 
 def test_two_stages_and_inference_by_configs(tmp_path):

@@ -6,29 +6,34 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from uuid import uuid4
 
+import numpy as np
 import torch
 from monai.data import MetaTensor
-from monailabel.transform.writer import Writer
 from pydicom.dataset import Dataset
 from torch import Tensor
 
 from zerotumor.errors import ScanError, ServerError
 from zerotumor.export import dicom_seg, rtstruct, write_dataset
+from zerotumor.volumes import write_volume
 
 from .options import Options, refuse
+from .shared import or_full
 
 
 def write(labels: Tensor, scan: MetaTensor, options: Options) -> str:
-    """Write a label map (X, Y, Z) on the scan's grid to a temporary file; returns its path."""
-    data = {
-        "pred": MetaTensor(labels, affine=scan.affine),
-        "image_path": "scan" + options.result_extension,
-        "result_extension": options.result_extension,
-        "result_dtype": options.result_dtype,
-        "result_compress": options.result_compress,
-    }
-    return Writer(label="pred")(data)[0]
+    """Write a label map (X, Y, Z) on the scan's grid to a temporary file; returns its path.
+
+    Raises:
+        HTTPException: 507, if the disk is full.
+    """
+    # Not MONAI Label's Writer: its ITK takes seconds to load, for the first answer of a server.
+    path = Path(tempfile.gettempdir()) / f"{uuid4()}{options.result_extension}"
+    array = np.asarray(labels.cpu()).astype(options.result_dtype)
+    with or_full("the answer was not written"):
+        write_volume(array, scan.affine, path, compress=options.result_compress)
+    return str(path)
 
 
 def write_values(values: Tensor, scan: MetaTensor, options: Options) -> str:
