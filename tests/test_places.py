@@ -40,6 +40,15 @@ def test_a_place_is_compared_with_the_most_probable_organ_around():
     assert 0.05 < second[5].max() < 1  # both are around
 
 
+@pytest.mark.parametrize("thickness", [1, 4, 5])
+def test_a_slab_thinner_than_what_is_around(thickness):
+    """Every voxel's organs are those that lie around it, however few these are."""
+    organs = torch.rand((1, 3, 9, thickness, 7))
+    hosts = torch.eye(3, dtype=torch.bool)
+    around = torch.stack([organs[0, :, :5, :3, 1:6].mean((1, 2, 3))])[0]  # of the voxel (2, 0, 3)
+    assert torch.allclose(place_match(organs, hosts)[0, :, 2, 0, 3], (around / around.max() / 0.4).clamp(max=1))
+
+
 def test_organs_that_cover_what_is_wanted():
     names = ("liver", "duodenum", "small bowel", "left femur")
     assert covering(names, ("small bowel", "liver")) == (0, 1, 2)  # a part lies in the whole

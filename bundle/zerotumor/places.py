@@ -32,7 +32,8 @@ def place_match(organs: Tensor, hosts: Tensor) -> Tensor:
     Returns:
         (B, P, x, y, z) in 0..1; 1 everywhere for a prompt that names no place.
     """
-    around = F.avg_pool3d(organs, NEAR, stride=1, padding=NEAR // 2, count_include_pad=False)
+    # Padded by hand: torch refuses an image thinner than the kernel. The zeros at the edges cancel in the ratio.
+    around = F.avg_pool3d(F.pad(organs, (NEAR // 2,) * 6), NEAR, stride=1)
     best = around.amax(1).clamp_min(1e-6)
     rows = [around[:, row].amax(1) / best if row.any() else torch.ones_like(best) for row in hosts]
     return (torch.stack(rows, 1) / FITS).clamp_max(1)
