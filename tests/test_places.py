@@ -45,7 +45,7 @@ def test_a_slab_thinner_than_what_is_around(thickness):
     """Every voxel's organs are those that lie around it, however few these are."""
     organs = torch.rand((1, 3, 9, thickness, 7))
     hosts = torch.eye(3, dtype=torch.bool)
-    around = torch.stack([organs[0, :, :5, :3, 1:6].mean((1, 2, 3))])[0]  # of the voxel (2, 0, 3)
+    around = organs[0, :, :5, :3, 1:6].mean((1, 2, 3))  # the voxel (2, 0, 3)
     assert torch.allclose(place_match(organs, hosts)[0, :, 2, 0, 3], (around / around.max() / 0.4).clamp(max=1))
 
 
