@@ -29,8 +29,11 @@ $(VENV)/.ready: requirements.txt
 demo: $(VENV)/.ready
 	$(PY) scripts/demo.py --out "$(OUT)" $(if $(SCAN),--scan "$(SCAN)") $(if $(PROMPT),--prompt "$(PROMPT)")
 
+# One worker more than cores, as tests wait for servers and other programs; files in their order, so that no long one is left
+# for the end.
 test: $(VENV)/.ready
-	$(PY) -m pytest -q -n auto --maxprocesses 4 --dist loadfile tests --ignore=tests/e2e
+	$(PY) -m pytest -q -n $$(( $$(nproc) < 4 ? $$(nproc) + 1 : 4 )) --dist loadfile --no-loadscope-reorder \
+		tests --ignore=tests/e2e
 
 lint: $(VENV)/.ready
 	$(PY) -m ruff check .
@@ -41,7 +44,7 @@ serve: $(VENV)/.ready
 
 e2e: $(VENV)/.ready
 	.ci/install-viewers
-	$(PY) -m pytest -q tests/e2e
+	$(PY) -m pytest -q -n 2 --dist loadfile tests/e2e
 
 evaluate: $(VENV)/.ready
 	$(PY) scripts/evaluate.py --method malenia,outlier,everything --set all --out out/evaluation.json

@@ -39,11 +39,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from zerotumor.blending import resized, zoomed_shape
-from zerotumor.in_turn import SECOND
+from zerotumor.blending import resized
+from zerotumor.in_turn import SECOND, InTurn
 from zerotumor.inferer import encode_volume, peaked, segment_volume
 from zerotumor.metrics import dice, milliliters
 from zerotumor.phantom import Phantom, generate
+from zerotumor.placed import Placed, Seen
 from zerotumor.prompts import Prompt, parse
 from zerotumor.segmenter import Segmenter, WeightsError, load
 from zerotumor.text import TextEncoderError
@@ -121,16 +122,23 @@ def answers(
 
 
 def left_over(
-    first: Segmenter, model: Segmenter, image: Tensor, prompts: Sequence[Prompt], choices: Sequence[Choice]
+    both: InTurn, image: Tensor, prompts: Sequence[Prompt], choices: Sequence[Choice]
 ) -> Iterator[tuple[Choice, Tensor]]:
-    """`answers` for those prompts for which the first method finds nothing, on the grid of its image (2, X, Y, Z)."""
-    found = segment_volume(first, image, prompts).found
+    """Each choice, and the second method's masks (P, X, Y, Z) for those prompts for which the first finds nothing, on the
+    grid of its image (2, X, Y, Z); the second answers once, from the lowest peak.
+    """
+    features = encode_volume(both, image)
+    found = segment_volume(Placed(both.base, both.second), image, prompts, features=features).found
     missed = [prompt for prompt, one in zip(prompts, found, strict=True) if not one]
     if missed:
-        shape = image.shape[1:]
-        there = resized(image, zoomed_shape(shape, first.spacing / model.spacing))
-        for choice, masks in answers(model, there, missed, choices):
-            yield choice, resized(masks.float(), shape) >= 0.5
+        said = both.ask_second(image, missed, Seen(both.second, image, both.spacing, features), features)
+        scores, counted = torch.tensor(said.scores), torch.logit(torch.tensor(both.second.theta))
+        for theta, peak in choices:
+            masks = peaked(
+                said.probabilities, 0.5, float((torch.logit(torch.tensor(max(theta, peak))) - counted).sigmoid())
+            )
+            masks &= (scores >= theta)[:, None, None, None]
+            yield (theta, peak), resized(masks.float(), image.shape[1:]) >= 0.5
 
 
 def lesion(k: int) -> tuple[dict[str, str], str]:
@@ -150,18 +158,14 @@ def share_in(phantom: Phantom, organ: str) -> float:
     return float((phantom.organs[phantom.lesions > 0] == ORGANS[organ].index).float().mean())
 
 
-def measure(
-    model: Segmenter, count: int, choices: Sequence[Choice], first: Segmenter | None = None
-) -> dict[Choice, tuple[float, float]]:
-    """Choice -> mean Dice where there is a lesion, share of healthy scans and prompts with under 5 ml.
-
-    Args:
-        first: count only where this one finds nothing.
+def measure(model: Segmenter, count: int, choices: Sequence[Choice]) -> dict[Choice, tuple[float, float]]:
+    """Choice -> mean Dice where there is a lesion, share of healthy scans and prompts with under 5 ml; of two methods that
+    are asked in turn, what the second says where the first finds nothing.
     """
     dices: dict[Choice, list[float]] = {c: [] for c in choices}
     quiet: dict[Choice, list[bool]] = {c: [] for c in choices}
-    asked = partial(answers, model) if first is None else partial(left_over, first, model)
-    spacing = (first or model).spacing
+    asked = partial(left_over if isinstance(model, InTurn) else answers, model)
+    spacing = model.spacing
     for k in range(count):
         arguments, text = lesion(k)
         modality, organ = arguments["modality"], arguments.get("organ")
@@ -229,7 +233,11 @@ def main(
         console.print(f"[red]{answer} has Otsu's threshold and no theta: choose attention or fusion")
         raise typer.Exit(2)
     choices = choices_of(thetas if first is None else str(model.theta), peaks)
-    measured = measure(model, count, choices, first)
+    if first is not None:  # what none of the peaks reaches counts for no choice
+        model = InTurn(
+            (method_of(after), first), (method_of(weights), model), min(peak or theta for theta, peak in choices)
+        )
+    measured = measure(model, count, choices)
     best, record = chosen(measured, quiet), json.loads(path.read_text())
     console.print(table(measured, best))
     about = {

@@ -20,8 +20,8 @@ drawn anew, in the scan's units), residual, attention and hole. Every method has
 wrong, voxel by voxel, from several looks at the scan and from the other methods that have weights; the report says why.
 --quality fast, standard or best trades time for quality where a method knows how.
 
-By default two methods are asked in turn, malenia+zept: the second for what the first has not found; the report says which
-one found it. --method malenia asks one alone.
+By default two methods are asked in turn, malenia+zept: the first, at places that the second sees, and the second for what
+the first has not found; the report says which one found it. --method malenia asks one alone.
 """
 
 from __future__ import annotations

@@ -3,23 +3,26 @@
 theta is chosen so that most healthy scans stay quiet, and where it is high a lesion is passed over that another method,
 trained by other losses, is sure of. Their mean loses what one of them is right about; here each keeps its own answer. The
 second draws its masks as ever, but each part has to reach a higher peak than when it is asked alone (scripts/calibrate.py
---after): of the scans in which nothing was found, most have nothing.
+--after): of the scans in which nothing was found, most have nothing. And they have to agree on where a lesion lies: what the
+first finds counts at places that the second sees (`zerotumor.placed`), and what the second finds, where the first does not
+see the same in another organ.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
 import torch
+from skimage.measure import label
 from torch import Tensor
 
-from .blending import resized, zoomed_shape
-from .inferer import VolumeResult, encode_volume, found_in, settled, undecided
+from .blending import resized
+from .inferer import UNPAINTED, VolumeResult, found_in, settled, undecided
 from .kept import VolumeFeatures
+from .placed import Placed, Seen
 from .prompts import Prompt
 from .segmenter import (
     METHODS,
@@ -33,7 +36,6 @@ from .segmenter import (
     load,
     read_record,
 )
-from .wrapped import Wrapped
 
 IN_TURN = "malenia+zept"
 """What scans are segmented with unless a user asks for something else: the best by bundle/docs/results.md."""
@@ -71,19 +73,18 @@ def usual(weights: str | Path | None = None) -> str:
     return (known or list(METHODS))[0]
 
 
-class InTurn(Wrapped):
-    """Answers as the first method does; where it finds nothing, as the second, if that is sure.
+class InTurn(Placed):
+    """Answers as the first method does, where the second sees the prompt's organs; where that finds nothing, as the
+    second, if it is sure, and if it is not the place alone that the first objects to.
 
     Args:
         first, second: by name, loaded; neither is changed. theta_peak: what each part of the second's masks must reach.
     """
 
     def __init__(self, first: tuple[str, Segmenter], second: tuple[str, Segmenter], theta_peak: float) -> None:
-        super().__init__(first[1])
-        self.name, self.second = second[0], copy(second[1])  # with thresholds of its own, and the same weights
+        super().__init__(first[1], second[1])
+        self.name = second[0]
         self.second.paint(self.second.theta, theta_peak, self.second.edge_weight)
-        self.mirrored = self.base.mirrored and self.second.mirrored
-        self.records = (*self.base.records, *self.second.records)
         if hasattr(first[1], "version"):  # of what the first has learned
             self.version = first[1].version
         self.weights_sha256 = joint_sha256({name: model.weights_sha256 for name, model in (first, second)})
@@ -122,46 +123,55 @@ class InTurn(Wrapped):
             )
         return cls(first, second, peak)
 
-    def at(self, quality: str) -> Self:
-        twin = super().at(quality)
-        if quality in self.second.qualities:
-            twin.second = self.second.at(quality)
-        return twin
-
-    def complete(
-        self, image: Tensor, answer: Segmentation, prompts: Sequence[Prompt], kept: VolumeFeatures | None = None
-    ) -> Segmentation:
+    def followed(
+        self, image: Tensor, answer: Segmentation, prompts: Sequence[Prompt], seen: Sequence[Seen],
+        kept: VolumeFeatures | None,
+    ) -> Segmentation:  # fmt: skip
         """The first method's answer for scans (B, 2, X, Y, Z), and the second's for what the first has not found."""
-        answer = super().complete(image, answer, prompts, kept)
         logits, scores, ungated = answer.logits.clone(), answer.scores.clone(), answer.extras["ungated"].clone()
         attributes = list(answer.attributes)
-        for b in range(len(image)):
+        for b, scan in enumerate(seen):
             masks = settled(self.base, logits[b].sigmoid().cpu())
             found = found_in(self.base, masks, scores[b].tolist())
             missed = [p for p, one in enumerate(found) if not one]
             if not missed:
                 continue
-            said = self.ask_second(image[b], [prompts[p] for p in missed], kept)
+            said = self.ask_second(image[b], [prompts[p] for p in missed], scan, kept)
+            masks, ranks = (resized(maps, image.shape[2:]) for maps in (said.probabilities, said.extras["ungated"]))
             for k, p in enumerate(missed):
                 if not said.found[k]:
                     continue
-                logits[b, p] = torch.logit(said.probabilities[k], eps=1e-6).to(logits)
-                ungated[b, p], scores[b, p] = said.extras["ungated"][k].to(ungated), said.scores[k]
+                logits[b, p] = torch.logit(masks[k], eps=1e-6).to(logits)
+                ungated[b, p], scores[b, p] = ranks[k].to(ungated), said.scores[k]
                 if attributes:
                     attributes[p] = {"found_by": self.name, **said.attributes[k]}
         return Segmentation(logits, scores, attributes, {**answer.extras, "ungated": ungated})
 
-    def ask_second(self, image: Tensor, prompts: Sequence[Prompt], kept: VolumeFeatures | None = None) -> VolumeResult:
-        """What the second method says of a prepared scan (2, X, Y, Z), on the same grid, counted from its own theta.
-
-        Args:
-            kept: of the scan; the second's features are in its `further`, or go there. None: they are not kept.
-        """
-        shape, key = image.shape[1:], self.second.weights_sha256
-        there = resized(image.float().cpu(), zoomed_shape(shape, self.spacing / self.second.spacing))
-        features = None if kept is None else kept.further.once(key, lambda: encode_volume(self.second, there))
-        answer = undecided(self.second, there, prompts, features=features)
+    @torch.inference_mode()
+    def ask_second(
+        self, image: Tensor, prompts: Sequence[Prompt], seen: Seen, kept: VolumeFeatures | None
+    ) -> VolumeResult:
+        """What the second method says of a prepared scan (2, X, Y, Z), on its own grid, where the first does not object."""
+        answer = seen.says(prompts)
         masks = settled(self.second, answer.probabilities)
-        found = found_in(self.second, masks, answer.scores)
-        extras = {"ungated": resized(answer.extras["ungated"], shape)}
-        return replace(answer, probabilities=resized(masks, shape), found=found, extras=extras)
+        for p, prompt in enumerate(prompts):
+            if prompt.organs and (masks[p] >= 0.5).any():
+                painted = resized(self.anywhere(image, prompt, kept)[None].float(), masks.shape[1:])[0] >= 0.5
+                masks[p] = undisputed(masks[p], painted)
+        return replace(answer, probabilities=masks, found=found_in(self.second, masks, answer.scores))
+
+    def anywhere(self, image: Tensor, prompt: Prompt, kept: VolumeFeatures | None) -> Tensor:
+        """What the first method would paint (X, Y, Z) if the prompt named no place."""
+        said = undecided(self.base, image, [replace(prompt, organs=())], features=kept)
+        return settled(self.base, said.probabilities)[0].cpu() >= 0.5
+
+
+def undisputed(probabilities: Tensor, other: Tensor) -> Tensor:
+    """Probabilities (X, Y, Z) of a mask; parts of it that the other mask touches fall below one half.
+
+    What a method would paint but for its place is a find in an organ that was not asked for. Where two methods see a lesion
+    and do not agree on the organ, neither knows.
+    """
+    parts = torch.from_numpy(label(probabilities.numpy() >= 0.5))
+    touched = parts[other & (parts > 0)].unique()
+    return torch.where(torch.isin(parts, touched), probabilities.clamp(max=UNPAINTED), probabilities)

@@ -32,8 +32,15 @@ def place_match(organs: Tensor, hosts: Tensor) -> Tensor:
     Returns:
         (B, P, x, y, z) in 0..1; 1 everywhere for a prompt that names no place.
     """
+    return _match(_around(organs), hosts)
+
+
+def _around(organs: Tensor) -> Tensor:
     # Padded by hand: torch refuses an image thinner than the kernel. The zeros at the edges cancel in the ratio.
-    around = F.avg_pool3d(F.pad(organs, (NEAR // 2,) * 6), NEAR, stride=1)
+    return F.avg_pool3d(F.pad(organs, (NEAR // 2,) * 6), NEAR, stride=1)
+
+
+def _match(around: Tensor, hosts: Tensor) -> Tensor:
     best = around.amax(1).clamp_min(1e-6)
     rows = [around[:, row].amax(1) / best if row.any() else torch.ones_like(best) for row in hosts]
     return (torch.stack(rows, 1) / FITS).clamp_max(1)
@@ -48,19 +55,27 @@ class Places:
 
     def __init__(self, model: Segmenter, image: Tensor, kept: VolumeFeatures | None = None) -> None:
         self.model, self.image, self.features = model, image, kept
-        self.known = Kept() if kept is None else kept.further
+        self.further = Kept() if kept is None else kept.further
+
+    @staticmethod
+    def known(model: Segmenter, prompt: Prompt) -> tuple[int, ...]:
+        """Which of a method's organs the prompt names."""
+        return covering(model.organ_names, prompt.organs)
 
     @property
-    def organs(self) -> Tensor:
-        """Their probabilities (1, N, x, y, z) on every other voxel along each axis."""
-        return self.known.once((self.model.weights_sha256, "organs"), self._look)
+    def around(self) -> Tensor:
+        """How probable each is around a voxel, (1, N, x, y, z), on every other voxel along each axis."""
+        return self.further.once((self.model.weights_sha256, "organs around"), self._look)
 
     def _look(self) -> Tensor:
         organs = organ_volume(self.model, self.image, features=self.features)[None, 1:]
-        return F.avg_pool3d(organs, 2, ceil_mode=True, count_include_pad=False)
+        return _around(F.avg_pool3d(organs, 2, ceil_mode=True, count_include_pad=False))
 
     def fits(self, prompt: Prompt) -> Tensor | None:
         """How well each voxel's place fits a prompt, (X, Y, Z) in 0..1; None if it names no organ that the method knows."""
+        named = Places.known(self.model, prompt)
+        if not named:
+            return None
         hosts = torch.zeros(1, len(self.model.organ_names), dtype=torch.bool)
-        hosts[0, list(covering(self.model.organ_names, prompt.organs))] = True
-        return resized(place_match(self.organs, hosts)[0], self.image.shape[1:])[0] if hosts.any() else None
+        hosts[0, list(named)] = True
+        return resized(_match(self.around, hosts)[0], self.image.shape[1:])[0]

@@ -9,6 +9,7 @@ import torch
 import typer
 from typer.testing import CliRunner
 
+from zerotumor.in_turn import InTurn
 from zerotumor.inferer import segment_volume
 from zerotumor.phantom import generate
 from zerotumor.prompts import parse
@@ -96,14 +97,16 @@ def first(weights, monkeypatch):
 def test_who_is_asked_second_is_measured_where_the_first_finds_nothing(weights, first):
     model, prompts = load("malenia", weights), parse("tumor; liver tumor", modality="CT")
     image, _ = calibrate.prepared(first.spacing, calibrate.SEED, category="liver tumor", modality="CT")
-    first.theta = 0.999
-    measured = dict(calibrate.left_over(first, model, image, prompts, [(0.01, 0.0), (0.999, 0.0)]))
+    first.theta, model.theta = 0.999, 0.01
+    both = InTurn(("first", first), ("second", model), 0.01)
+    measured = dict(calibrate.left_over(both, image, prompts, [(0.01, 0.0), (0.01, 0.999)]))
     assert {choice: masks.shape for choice, masks in measured.items()} == {
-        (0.01, 0.0): (2, *image.shape[1:]), (0.999, 0.0): (2, *image.shape[1:])
+        (0.01, 0.0): (2, *image.shape[1:]), (0.01, 0.999): (2, *image.shape[1:])
     }  # fmt: skip
-    assert measured[0.01, 0.0].any() and not measured[0.999, 0.0].any()
+    assert measured[0.01, 0.0].any() and not measured[0.01, 0.999].any()
     first.theta = 1e-5
-    assert not dict(calibrate.left_over(first, model, image, prompts[:1], [(0.01, 0.0)]))
+    both = InTurn(("first", first), ("second", model), 0.01)
+    assert not dict(calibrate.left_over(both, image, prompts[:1], [(0.01, 0.0)]))
 
 
 def test_the_peak_of_who_is_asked_second_stands_beside_its_own_thresholds(weights, first):
