@@ -162,7 +162,7 @@ class InTurn(Placed):
 
     def anywhere(self, image: Tensor, prompt: Prompt, kept: VolumeFeatures | None) -> Tensor:
         """What the first method would paint (X, Y, Z) if the prompt named no place."""
-        said = undecided(self.base, image, [replace(prompt, organs=())], features=kept)
+        said = undecided(self.base, image.float().cpu(), [replace(prompt, organs=())], features=kept)
         return settled(self.base, said.probabilities)[0].cpu() >= 0.5
 
 
