@@ -14,6 +14,7 @@ from monailabel.client.client import MONAILabelClient, MONAILabelClientException
 from scipy.ndimage import binary_dilation, binary_erosion
 from servers import serving
 
+from zerotumor.in_turn import usual
 from zerotumor.phantom import generate
 from zerotumor.pipeline import segment_scan
 from zerotumor.report import as_mask
@@ -90,7 +91,7 @@ def test_info_tells_viewers_what_there_is(client):
 def test_the_servers_mask_is_the_pipelines(client, studies):
     path, reply = client.infer("tumor", "liver", {"prompt": "liver tumor; kidney cyst"})
     scan = read_scan(studies[0] / "liver.nii.gz")
-    own = segment_scan(load(), scan, "liver tumor; kidney cyst")
+    own = segment_scan(load(usual()), scan, "liver tumor; kidney cyst")
     served = mask_of(path)
     numbers = [e["label"] for e in reply["prompts"]]
     for k, number in enumerate(numbers):

@@ -11,6 +11,7 @@ from make_files import merge
 from monailabel.client.client import MONAILabelClient
 from serve import store
 
+from zerotumor.in_turn import usual
 from zerotumor.pipeline import segment_scan
 from zerotumor.segmenter import load
 from zerotumor.volumes import read_scan
@@ -38,7 +39,7 @@ def test_a_mask_by_dicomweb_is_the_command_lines(client, series, uid, modality, 
     path, reply = client.infer("tumor", uid[modality], {"prompt": prompt, "result_extension": ".nii.gz"})
     assert reply["modality"] == modality
     scan = read_scan(series[modality])
-    own = segment_scan(load(), scan, prompt).masks.numpy()
+    own = segment_scan(load(usual()), scan, prompt).masks.numpy()
     served = nib.load(path)
     assert np.allclose(served.affine, scan.affine, atol=1e-3)
     labels = np.asarray(served.dataobj)

@@ -18,6 +18,7 @@ from PIL import Image
 from playwright.sync_api import TimeoutError
 from scipy.ndimage import binary_dilation
 
+from zerotumor.in_turn import usual
 from zerotumor.pipeline import segment_scan
 from zerotumor.report import as_mask
 from zerotumor.segmenter import load
@@ -172,7 +173,7 @@ def test_a_prompt_typed_in_ohif_paints_the_command_lines_mask(page, series, pict
     page.screenshot(path=pictures / "ohif_connected.png")
     choose_prompt(page, PROMPT, pictures / "ohif_options.png")
     scan = read_scan(series["CT"])
-    own = MetaTensor(as_mask(segment_scan(load(), scan, PROMPT).masks)[None], affine=scan.affine)
+    own = MetaTensor(as_mask(segment_scan(load(usual()), scan, PROMPT).masks)[None], affine=scan.affine)
     own = Orientation(axcodes="RAS", labels=None)(own) > 0
     assert own.any(), "with nothing found, nothing is compared"
     places = fullest_slice(own)
