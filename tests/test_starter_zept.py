@@ -15,12 +15,17 @@ from zerotumor.pipeline import segment_scan
 from zerotumor.segmenter import MODELS, available, load
 
 SEEDS = range(6_100_000, 6_100_006)
-FEWER = SEEDS[:4]
 
 
 @pytest.fixture(scope="module")
 def model():
     return load("zept")
+
+
+@pytest.fixture(scope="module")
+def livers():
+    """Scans with a large and clear lesion of the liver, and all that is known of them."""
+    return [scan_of(seed, "liver tumor") for seed in SEEDS[:4]]
 
 
 def scan_of(seed, category):
@@ -36,19 +41,17 @@ def test_it_is_offered_beside_the_first_method():
     assert (MODELS / "zept" / "model.pt").stat().st_size < 20e6
 
 
-def test_finds_large_lesions_of_a_seen_kind(model):
-    cases = [scan_of(seed, "liver tumor") for seed in FEWER]
-    masks = [segment_scan(model, scan, "liver tumor").masks[0] for scan, _ in cases]
-    values = [dice(m > 0, p.lesions[0] > 0) for m, (_, p) in zip(masks, cases, strict=True) if p.records]
+def test_finds_large_lesions_of_a_seen_kind(model, livers):
+    masks = [segment_scan(model, scan, "liver tumor").masks[0] for scan, _ in livers]
+    values = [dice(m > 0, p.lesions[0] > 0) for m, (_, p) in zip(masks, livers, strict=True) if p.records]
     assert np.mean(values) > 0.2
 
 
-def test_knows_organs_of_the_abdomen_and_their_sides(model):
+def test_knows_organs_of_the_abdomen_and_their_sides(model, livers):
     """Among them those that a mirror would turn into one another: liver and spleen, aorta and vena cava, left and right."""
     names = ("liver", "spleen", "left kidney", "right kidney", "aorta", "inferior vena cava", "stomach")
     values = {name: [] for name in names}
-    for seed in FEWER:
-        scan, phantom = scan_of(seed, "liver tumor")
+    for scan, phantom in livers:
         labels = organ_labels(model, scan, str(scan.meta["modality"]))
         for name in names:
             truth = phantom.organs[0] == ORGAN_LABELS[name]
