@@ -56,5 +56,5 @@ def serving(
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
-        process.join(30)
+        process.join(60)
         assert not process.is_alive(), "the server did not end"

@@ -187,15 +187,8 @@ def test_trains_on_two_processes(bundle, tmp_path):
 
 
 def test_evaluates_the_shipped_weights(bundle, tmp_path):
-    log = run(
-        bundle,
-        ["train.yaml", "evaluate.yaml"],
-        "--val_count",
-        "4",
-        "--output_dir",
-        str(tmp_path / "run"),
-        launcher=("-m",),
-    )
+    log = run(bundle, ["train.yaml", "evaluate.yaml"], "--val_count", "4", "--output_dir", str(tmp_path / "run"),
+              launcher=("-m",))  # fmt: skip
     assert "val_mean_dice" in log and (tmp_path / "run/val_mean_dice_raw.csv").is_file()
 
 

@@ -28,7 +28,7 @@ def answers(model):
     for seed in SEEDS:
         modality = ("CT", "MR")[seed % 2]
         phantom = generate(
-            seed, category="liver tumor", modality=modality, shape=(56, 56, 56), spacing=4.0, difficulty=0.0
+            seed, category="liver tumor", modality=modality, shape=(48, 48, 48), spacing=4.0, difficulty=0.0
         )
         scan = MetaTensor(phantom.image, affine=np.diag([4.0, 4, 4, 1]), meta={"modality": modality})
         if phantom.records:

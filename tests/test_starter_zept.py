@@ -28,9 +28,9 @@ def livers():
     return [scan_of(seed, "liver tumor") for seed in SEEDS[:4]]
 
 
-def scan_of(seed, category):
+def scan_of(seed, category, edge=56):
     modality = ("CT", "MR")[seed % 2]
-    phantom = generate(seed, category=category, modality=modality, shape=(56, 56, 56), spacing=4.0, difficulty=0.0)
+    phantom = generate(seed, category=category, modality=modality, shape=(edge,) * 3, spacing=4.0, difficulty=0.0)
     return MetaTensor(phantom.image, affine=np.diag([*phantom.spacing, 1.0]), meta={"modality": modality}), phantom
 
 
@@ -65,7 +65,7 @@ def test_lesions_are_more_anomalous_than_the_rest_of_the_body(model):
     """AUROC of the anomaly map, lesion against body, over large and clear lesions of any kind."""
     values = []
     for seed in SEEDS:
-        scan, phantom = scan_of(seed, "abstract lesion")
+        scan, phantom = scan_of(seed, "abstract lesion", edge=48)
         lesion, body = phantom.lesions[0] > 0, phantom.organs[0] > 0
         anomaly = segment_scan(model, scan, "anomaly", keep_probabilities=True).extras["anomaly"].reshape(lesion.shape)
         if lesion.any():
