@@ -14,30 +14,29 @@ LIVER, KIDNEY = "liver tumor", "kidney tumor"
 
 
 class Sees(Segmenter):
-    """Calls bright voxels a lesion, as probably as it is told to; of `organ` alone, if the prompt names one and it reads."""
+    """Calls bright voxels a lesion, as probably as it is told to, whatever is asked for; all that it sees is liver."""
 
     organ_names = ("liver", "left kidney", "right kidney")
 
-    def __init__(self, probable: float, spacing: float = 2.0, reads: str = "", organ: str = "liver") -> None:
+    def __init__(self, probable: float, spacing: float = 2.0) -> None:
         super().__init__()
-        self.probable, self.spacing, self.patch, self.reads, self.organ = probable, spacing, 32, reads, organ
+        self.probable, self.spacing, self.patch = probable, spacing, 32
         self.paint(0.5, 0.0, 0.0)
-        self.weights_sha256 = f"{probable} {organ}"
+        self.weights_sha256 = str(probable)
         self.nothing = nn.Parameter(torch.zeros(1))
 
     def encode_image(self, image):
         return {"image": image}
 
     def segment(self, features, prompts):
-        deaf = [self.reads in ("", *prompt.organs) or not prompt.organs for prompt in prompts]
-        p = torch.tensor([self.probable if one else 0.02 for one in deaf])[None, :, None, None, None]
+        p = torch.full((1, len(prompts), 1, 1, 1), self.probable)
         p = torch.where(features["image"][:, :1] > 0.5, p, 0.01)
         return Segmentation(torch.logit(p), p.flatten(2).amax(2))
 
     def organ_maps(self, features):
         """The whole body is one organ, nearly for sure."""
         image = features["image"][:, :1]
-        maps = [torch.full_like(image, 0.97 if name == self.organ else 0.01) for name in self.organ_names]
+        maps = [torch.full_like(image, 0.97 if name == "liver" else 0.01) for name in self.organ_names]
         return torch.cat([torch.full_like(image, 0.01), *maps], 1)
 
 
@@ -113,7 +112,7 @@ def test_a_scan_is_looked_at_once_by_each_with_what_is_kept_and_without(image):
 
 def test_the_second_does_not_speak_where_the_first_sees_the_same_in_another_organ(image):
     """The first finds a kidney tumor, and nothing in the liver; the second is sure that it lies in the liver."""
-    first, second = Sees(0.9, reads="kidney"), Sees(0.999)
+    first, second = Sees(0.9), Sees(0.999)
     first.organ_names = ()
     kidney = parse(KIDNEY)[0].organs
     first.segment = lambda features, prompts: Segmentation(
