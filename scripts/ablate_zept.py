@@ -27,6 +27,7 @@ from evaluate import evaluate_case, prediction_of
 from rich.console import Console
 
 from zerotumor.cohorts import phantom_cases, spread
+from zerotumor.devices import AUTO, device_of
 from zerotumor.metrics import bootstrap
 from zerotumor.organs import mean_dice, phantom_organs, score_organs
 from zerotumor.precision import in_hardware
@@ -99,7 +100,7 @@ def train(row: Row, stage: int, start: str | None, folder: Path, settings: Setti
         dataset_dir=str(phantoms), train_count=settings.train_count, batch_size=settings.batch_size, workers=0,
         max_epochs=epochs, epoch_length=math.ceil(steps / epochs), warmup_steps=max(1, min(100, steps // 4)),
         # The running mean of a short run must forget where it started from. Nothing is chosen by validation.
-        val_interval=epochs + 1, val_count=1, bf16=in_hardware(),
+        val_interval=epochs + 1, val_count=1, bf16=in_hardware(device_of(AUTO)),
         **{"ema#momentum": min(0.5, max(0.005, 10 / steps))}, **changes,
     )  # fmt: skip
     return weights

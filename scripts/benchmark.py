@@ -1,7 +1,7 @@
 """How fast things are on this machine: phantoms a second and core, a 256 x 256 x 128 CT from scan to mask, the same through
 the MONAI Label server.
 
-python scripts/benchmark.py --phantoms --segment --server --method malenia,zept --out bundle/docs/speed.md
+python scripts/benchmark.py --phantoms --segment --server --method malenia,zept --device cpu --out bundle/docs/speed.md
 python scripts/benchmark.py --maisi --device cuda --compile       # DiffuGTS at MAISI's size, with random weights
 """
 
@@ -31,6 +31,7 @@ from rich.console import Console
 from rich.table import Table
 from serve import monai_label
 
+from zerotumor.devices import AUTO, DEVICE_HELP, device_of
 from zerotumor.kept import VolumeFeatures
 from zerotumor.phantom import BODIES, Phantom, generate
 from zerotumor.pipeline import encode_scan, segment_scan
@@ -41,27 +42,31 @@ from zerotumor.volumes import write_atomically
 SPACING = (1.4, 1.4, 2.5)
 LARGE, FINE = (512, 512, 128), (0.7, 0.7, 2.5)
 LESION_MM = 50.0
+CPU = torch.device("cpu")
 Figures = tuple[tuple[str, str], list[tuple[str, str]]]
 """Headings, and rows of a name and a figure."""
 console = Console()
 
 
-def phantom_rates(edge: int, spacing: float, count: int) -> Figures:
-    """Samples a second of CPU time on one thread, by region; medians."""
-    threads = torch.get_num_threads()
+def phantom_rates(edge: int, spacing: float, count: int, device: torch.device = CPU) -> Figures:
+    """Samples a second by region, medians: of CPU time on one thread, or on a GPU."""
+    threads, on_cpu = torch.get_num_threads(), device == CPU
     torch.set_num_threads(1)
+    clock = time.process_time if on_cpu else time.perf_counter
     rows, rates = [], []
     for region in BODIES:
         seconds = []
         for seed in range(count + 1):
-            started = time.process_time()
-            generate(seed, region=region, shape=(edge,) * 3, spacing=spacing)
-            seconds.append(time.process_time() - started)
+            started = clock()
+            generate(seed, region=region, shape=(edge,) * 3, spacing=spacing, device=device)
+            if not on_cpu:
+                torch.cuda.synchronize(device)
+            seconds.append(clock() - started)
         rates.append(1 / statistics.median(seconds[1:]))
         rows.append((region, f"{rates[-1]:.1f}"))
     rows.append(("mean of regions", f"{statistics.harmonic_mean(rates):.1f}"))
     torch.set_num_threads(threads)
-    return ("region", f"phantoms {edge}^3 a second and core"), rows
+    return ("region", f"phantoms {edge}^3 a second{' and core' if on_cpu else ''}"), rows
 
 
 def clinical_ct(shape: tuple[int, ...] = (256, 256, 128), spacing: tuple[float, ...] = SPACING) -> Phantom:
@@ -69,14 +74,14 @@ def clinical_ct(shape: tuple[int, ...] = (256, 256, 128), spacing: tuple[float, 
     return generate(1, region="abdomen", modality="CT", category="healthy", shape=shape, spacing=spacing)
 
 
-def model_of(method: str) -> tuple[Segmenter, str]:
+def model_of(method: str, device: torch.device = CPU) -> tuple[Segmenter, str]:
     """A method with its starter weights, or, where there are none, with fresh ones of their size; and what to call it.
 
     Speed does not depend on what the weights are.
     """
     if set(asked_in_turn(method)) <= set(available()):
-        return load(method), method
-    return untrained(method, method), f"{method}, untrained"
+        return load(method, device=device), method
+    return untrained(method, method).to(device), f"{method}, untrained"
 
 
 def untrained(method: str, *configs: str, **options: object) -> Segmenter:
@@ -109,7 +114,7 @@ def sees_a_lesion(model: Segmenter) -> None:
 
 
 def maisi_times(
-    device: str,
+    device: torch.device,
     compiled: bool,
     shape: tuple[int, ...] = LARGE,
     qualities: tuple[str, ...] = ("fast", "standard"),
@@ -123,7 +128,7 @@ def maisi_times(
     rows = []
     for quality in qualities:
         model.quality = quality
-        for _ in range(1 if device == "cpu" else 2):
+        for _ in range(1 if device == CPU else 2):
             started = time.perf_counter()
             encoded = encode_scan(model, scan)
             between = time.perf_counter()
@@ -138,17 +143,20 @@ def maisi_times(
     return (heading, "seconds"), rows
 
 
-def where(device: str) -> str:
+def where(device: torch.device) -> str:
     """A device in words."""
-    return torch.cuda.get_device_name(device) if device != "cpu" else f"{os.cpu_count()} CPU cores"
+    cores = f"{os.cpu_count()} CPU cores"
+    return cores if device == CPU else f"{torch.cuda.get_device_name(device)} beside {cores}"
 
 
-def segment_times(methods: list[str]) -> Figures:
+def segment_times(methods: list[str], device: torch.device = CPU) -> Figures:
     """Seconds for a clinical-sized abdomen: first prompt, further prompt on kept features; one method after the other."""
     scan = MetaTensor(clinical_ct().image, affine=np.diag([*SPACING, 1.0]), meta={"modality": "CT"})
     rows, first = [], {}
     for method in methods:
-        model, name = model_of(method)
+        model, name = model_of(method, device)
+        if device != CPU:  # a first run, not counted, loads kernels
+            segment_scan(model, scan, "liver tumor")
         for what, prompt in (("one", "liver tumor"), ("four", "liver tumor; kidney tumor; cyst; sarcoma")):
             started = time.perf_counter()
             segment_scan(model, scan, prompt)
@@ -165,7 +173,7 @@ def segment_times(methods: list[str]) -> Figures:
     return ("256 x 256 x 128 CT", "seconds"), rows
 
 
-def server_times(port: int = 8765) -> Figures:
+def server_times(device: torch.device = CPU, port: int = 8765) -> Figures:
     """Seconds of requests to the app over loopback, the answer's file included."""
     rows = []
     with tempfile.TemporaryDirectory() as name:
@@ -173,7 +181,8 @@ def server_times(port: int = 8765) -> Figures:
         (folder / "scans").mkdir()
         affine = np.diag([-SPACING[0], -SPACING[1], SPACING[2], 1.0])
         nib.save(nib.Nifti1Image(np.asarray(clinical_ct().image[0]), affine), folder / "scans" / "ct.nii.gz")
-        with monai_label(folder / "server", str(folder / "scans"), port, {"state": str(folder / "state")}) as url:
+        conf = {"state": str(folder / "state"), "device": str(device)}
+        with monai_label(folder / "server", str(folder / "scans"), port, conf) as url:
             for what, model, options in (
                 ("first prompt", "tumor", {"prompt": "liver tumor"}),
                 ("next prompt", "tumor", {"prompt": "renal cyst"}),
@@ -202,7 +211,7 @@ def main(
     segment: Annotated[bool, typer.Option("--segment", help="a clinical-sized scan")] = False,
     server: Annotated[bool, typer.Option("--server", help="the same through the MONAI Label server")] = False,
     maisi: Annotated[bool, typer.Option("--maisi", help="DiffuGTS at MAISI's size, with random weights")] = False,
-    device: Annotated[str, typer.Option(help="for --maisi: cuda or cpu")] = "cuda",
+    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = AUTO,
     compile: Annotated[bool, typer.Option("--compile", help="for --maisi: torch.compile the U-Net")] = False,
     method: Annotated[str, typer.Option(help=f"for --segment: {', '.join(METHODS)}; several with commas")] = "malenia",
     edge: Annotated[int, typer.Option(help="voxels of a phantom's edge")] = 64,
@@ -215,7 +224,12 @@ def main(
     if unknown:
         console.print(f"[red]there is no method {unknown[0]!r}: choose among {', '.join(METHODS)}")
         raise typer.Exit(2)
-    if maisi and (compile if device == "cpu" else not torch.cuda.is_available()):
+    try:
+        on = device_of(device)
+    except ValueError as error:
+        console.print(f"[red]{error}")
+        raise typer.Exit(2) from None
+    if maisi and on == CPU and (compile or device == AUTO):
         console.print("[red]--maisi needs a GPU, or --device cpu, without --compile, and much patience")
         raise typer.Exit(2)
     chosen = {"phantoms": phantoms, "segment": segment, "server": server}
@@ -223,15 +237,15 @@ def main(
         chosen = dict.fromkeys(chosen, True)
     pages = []
     if chosen["phantoms"]:
-        pages.append(show(phantom_rates(edge, spacing, count)))
+        pages.append(show(phantom_rates(edge, spacing, count, on)))
     if chosen["segment"]:
-        pages.append(show(segment_times(method.split(","))))
+        pages.append(show(segment_times(method.split(","), on)))
     if chosen["server"]:
-        pages.append(show(server_times()))
+        pages.append(show(server_times(on)))
     if maisi:
-        pages.append(show(maisi_times(device, compile)))
+        pages.append(show(maisi_times(on, compile)))
     if out is not None:
-        head = f"# Speed\n\nWritten by `scripts/benchmark.py` on {os.cpu_count()} CPU cores ({platform.machine()}).\n"
+        head = f"# Speed\n\nWritten by `scripts/benchmark.py` on {where(on)} ({platform.machine()}).\n"
         write_atomically(out, lambda path: path.write_text("\n".join([head, *pages])))
 
 

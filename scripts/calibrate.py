@@ -40,6 +40,7 @@ from rich.table import Table
 from torch import Tensor
 
 from zerotumor.blending import resized
+from zerotumor.devices import AUTO, DEVICE_HELP
 from zerotumor.in_turn import SECOND, InTurn
 from zerotumor.inferer import encode_volume, peaked, segment_volume
 from zerotumor.metrics import dice, milliliters
@@ -218,14 +219,15 @@ def main(
     thetas: Annotated[str, typer.Option(help="what to choose from, rising")] = THETAS,
     peaks: Annotated[str, typer.Option(help="theta_peak to choose from, too, separated by commas; empty: none")] = "",
     after: Annotated[Path | None, typer.Option(help="weights of the method in whose silence it is asked")] = None,
+    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = AUTO,
 ) -> None:
     """Calibrate theta and write it to the record."""
     path = weights.with_suffix(".json")
     try:
-        model = load(method_of(weights), weights)
+        model = load(method_of(weights), weights, device=device)
         model = model.at(quality) if quality else model
         model = model.ablate(answer) if answer else model
-        first = None if after is None else load(method_of(after), after)
+        first = None if after is None else load(method_of(after), after, device=device)
     except (WeightsError, TextEncoderError, ValueError) as error:
         console.print(f"[red]{error}")
         raise typer.Exit(2) from None

@@ -32,6 +32,7 @@ from scipy.stats import spearmanr
 from starter_plan import reliability_picture
 
 from zerotumor.calibration import FILE, Calibration, Counts, Curve, record_of, replaced, total
+from zerotumor.devices import AUTO, DEVICE_HELP
 from zerotumor.in_turn import IN_TURN
 from zerotumor.inferer import segment_volume
 from zerotumor.metrics import dice
@@ -202,6 +203,7 @@ def main(
     weights: Annotated[Path | None, typer.Option(help="weights of your own; default: the starter weights")] = None,
     count: Annotated[int, typer.Option(help="phantoms", min=4)] = 24,
     passes: Annotated[int, typer.Option(help="looks at each besides the plain one", min=0)] = PASSES,
+    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = AUTO,
     out: Annotated[Path, typer.Option(help="JSON file with the curves of all weights")] = MODELS / FILE,
     picture: Annotated[
         Path | None, typer.Option(help="reliability diagram; default: that of the method in bundle/docs/images")
@@ -213,7 +215,7 @@ def main(
     """Calibrate uncertainties."""
     picture = picture or ROOT / "bundle" / "docs" / "images" / reliability_picture(method)
     try:
-        model = load(method, weights)
+        model = load(method, weights, device=device)
     except (ValueError, WeightsError, TextEncoderError) as error:
         console.print(f"[red]{error}")
         raise typer.Exit(2) from None

@@ -23,6 +23,7 @@ from rich.console import Console
 from torch import Tensor
 
 from zerotumor.cohorts import Case, phantom_cases, real_cases
+from zerotumor.devices import AUTO, DEVICE_HELP
 from zerotumor.metrics import dice
 from zerotumor.pipeline import ScanResult, segment_scan
 from zerotumor.report import COLORS, draw_heat, in_ras, window
@@ -107,10 +108,11 @@ def main(
     method: Annotated[str, typer.Option(help=f"{', '.join(METHODS)}; separated by commas")] = "malenia,zept",
     cases: Annotated[str, typer.Option(help="names of cases, separated by commas")] = CASES,
     weights: Annotated[Path | None, typer.Option(help="folder with weights of your own")] = None,
+    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = AUTO,
 ) -> None:
     """Draw methods side by side."""
     try:
-        models = {name: load(name, weights) for name in method.split(",")}
+        models = {name: load(name, weights, device=device) for name in method.split(",")}
         chosen = find([name.strip() for name in cases.split(",") if name.strip()])
     except (ValueError, WeightsError, TextEncoderError) as error:
         console.print(f"[red]{error}")

@@ -38,6 +38,7 @@ from rich.table import Table
 
 from zerotumor.baselines import BASELINES, Ensemble
 from zerotumor.cohorts import Case, missing_cases, phantom_cases, real_cases, spread, word_cases
+from zerotumor.devices import AUTO, DEVICE_HELP
 from zerotumor.metrics import bootstrap, score_case
 from zerotumor.pipeline import EncodedScan, ScanResult, encode_scan, segment_scan
 from zerotumor.prompts import Prompt, parse
@@ -213,7 +214,7 @@ def main(
     masks: Annotated[Path | None, typer.Option(help="folder to keep the masks in, to look at them")] = None,
     limit: Annotated[int | None, typer.Option(help="every set cut to this many evenly spread cases")] = None,
     quality: Annotated[str, typer.Option(help="fast, standard or best, for methods that know these")] = "",
-    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = AUTO,
 ) -> None:
     """Measure methods on phantoms and real scans."""
     if set_ not in (*SETS, "all"):

@@ -26,10 +26,12 @@ from rich.table import Table
 
 from zerotumor.clicks import next_click
 from zerotumor.cohorts import Case, phantom_cases, real_cases, spread
+from zerotumor.devices import AUTO, DEVICE_HELP
 from zerotumor.metrics import bootstrap, dice
 from zerotumor.pipeline import segment_scan
 from zerotumor.refine import Refiner, load_refiner
-from zerotumor.segmenter import MODELS, Segmenter, entry, load, sha256
+from zerotumor.segmenter import MODELS, Segmenter, WeightsError, entry, load, sha256
+from zerotumor.text import TextEncoderError
 from zerotumor.volumes import write_atomically
 
 AT = (0, 1, 3, 5, 10)
@@ -146,9 +148,14 @@ def main(
     phantoms: Annotated[int, typer.Option(help="phantoms of unseen kinds besides")] = 20,
     limit: Annotated[int | None, typer.Option(help="at most this many real scans, evenly spread")] = None,
     page_file: Annotated[Path | None, typer.Option("--page", help="Markdown file for the table")] = None,
+    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = AUTO,
 ) -> None:
     """Measure the click network."""
-    model, refiner = load(method, method_weights), load_refiner(weights)
+    try:
+        model, refiner = load(method, method_weights, device=device), load_refiner(weights, device)
+    except (ValueError, WeightsError, TextEncoderError) as error:
+        console.print(f"[red]{error}")
+        raise typer.Exit(2) from None
     drawn = [c for c in phantom_cases() if any(split == "unseen" for _, split in c.prompts.values())][:phantoms]
     real = list(real_cases())
     if not real:

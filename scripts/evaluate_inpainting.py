@@ -29,6 +29,7 @@ from rich.progress import track
 from rich.table import Table
 
 from zerotumor.cohorts import SEEN, TEST_SEED, UNSEEN
+from zerotumor.devices import AUTO, DEVICE_HELP, device_of
 from zerotumor.diffugts import DiffuGTS
 from zerotumor.diffugts.fills import neighbors, organ_mean, score_fill
 from zerotumor.diffugts.holes import dilate
@@ -58,7 +59,7 @@ def around(prior: Path, device: str) -> DiffuGTS:
         WeightsError: the prior's file is missing or altered.
     """
     model = DiffuGTS(prior=read_record(prior, "diffusion")["config"]).load_prior(prior)
-    return model.to(device).eval()
+    return model.to(device_of(device)).eval()
 
 
 def case(model: DiffuGTS, k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, dict] | None:
@@ -174,7 +175,7 @@ def main(
     count: Annotated[int, typer.Option(help="phantoms, in turns of every category and modality")] = 34,
     page: Annotated[Path | None, typer.Option(help="page whose block on this is replaced")] = None,
     picture_file: Annotated[Path | None, typer.Option("--picture", help=f"PNG of the first {ROWS} phantoms")] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = AUTO,
 ) -> None:
     """Measure the inpainting."""
     qualities, begins = quality.split(","), begin.split(",")

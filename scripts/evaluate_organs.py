@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from zerotumor.cohorts import spread
+from zerotumor.devices import AUTO, DEVICE_HELP
 from zerotumor.organs import OrganCase, mean_dice, phantom_organs, real_organs, score_organs
 from zerotumor.segmenter import METHODS, Segmenter, WeightsError, load
 from zerotumor.text import TextEncoderError
@@ -71,7 +72,7 @@ def main(
     set_: Annotated[str, typer.Option("--set", help="phantom, real or all")] = "all",
     weights: Annotated[Path | None, typer.Option(help="weights of your own, or a folder of them")] = None,
     limit: Annotated[int | None, typer.Option(help="every set cut to this many evenly spread cases")] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = AUTO,
 ) -> None:
     """Measure methods on scans whose organs are known."""
     if set_ not in (*SETS, "all"):

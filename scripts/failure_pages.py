@@ -33,6 +33,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from zerotumor.cohorts import Case, real_cases, spread
+from zerotumor.devices import AUTO, DEVICE_HELP
 from zerotumor.metrics import dice, milliliters
 from zerotumor.pipeline import ScanResult
 from zerotumor.prompts import parse
@@ -211,8 +212,9 @@ def strangers(records: Sequence[dict], failures: Sequence[dict]) -> list[str]:
 
 
 def draw_pages(
-    method: str | None, weights: Path | None, cases: str | None, limit: int | None, out: Path, quality: str = ""
-) -> list[dict]:
+    method: str | None, weights: Path | None, cases: str | None, limit: int | None, out: Path, quality: str = "",
+    device: str = AUTO,
+) -> list[dict]:  # fmt: skip
     """Run the methods on the scans and draw.
 
     Raises:
@@ -221,7 +223,7 @@ def draw_pages(
     names = method.split(",") if method else available(weights)
     if not names:
         raise PagesError("no method has weights there: train one (see bundle/docs/README.md), or give --method")
-    predictors = {name: predictor(name, weights, "cpu", quality=quality)[0] for name in names}
+    predictors = {name: predictor(name, weights, device, quality=quality)[0] for name in names}
     chosen = find([c.strip() for c in cases.split(",")]) if cases else spread(real_cases(), limit)
     if not chosen:
         raise PagesError("no real scans here: set ZEROTUMOR_DATA to their folder")
@@ -241,6 +243,7 @@ def main(
     cases: Annotated[str | None, typer.Option(help="names of scans, separated by commas; default: all")] = None,
     limit: Annotated[int | None, typer.Option(help="this many evenly spread scans")] = None,
     quality: Annotated[str, typer.Option(help="fast, standard or best, for methods that know these")] = "",
+    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = AUTO,
     failures: Annotated[Path, typer.Option(help="table of causes: case, prompt, cause, mend")] = FAILURES,
     merge: Annotated[bool, typer.Option(help="draw nothing, take the pictures that are there")] = False,
     notebook: Annotated[Path | None, typer.Option(help="page whose table of failures is made from the causes")] = None,
@@ -250,7 +253,7 @@ def main(
         rows = read_failures(failures)
         if merge and not (out / RECORDS).is_file():
             raise PagesError(f"{out} holds no pages to merge causes into: run without --merge first")
-        asked = (method, weights, cases, limit, out, quality)
+        asked = (method, weights, cases, limit, out, quality, device)
         records = json.loads((out / RECORDS).read_text()) if merge else draw_pages(*asked)
     except (ValueError, WeightsError, TextEncoderError) as error:
         console.print(f"[red]{error}")

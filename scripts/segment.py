@@ -43,7 +43,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from zerotumor.calibration import read as read_calibration
 from zerotumor.calibration import record_of
 from zerotumor.derived import source_headers
-from zerotumor.errors import ScanError, ServerError
+from zerotumor.devices import AUTO, DEVICE_HELP
+from zerotumor.errors import DeviceError, ScanError, ServerError
 from zerotumor.export import DICOM_FORMATS, FORMATS, save_mask, whole_mask
 from zerotumor.in_turn import IN_TURN, usual
 from zerotumor.maps import UNCERTAINTY, summaries, wanted_maps, write_map
@@ -172,7 +173,7 @@ def attempt(work, earlier: dict | None, files: dict[str, Path], push: str | None
             report = work()
         if push is not None:
             store_one(report, files, push)
-    except (ScanError, ModalityError, ServerError) as problem:
+    except (ScanError, ModalityError, ServerError, DeviceError) as problem:
         return report, "failed", str(problem)
     except Exception as problem:  # whatever is wrong with one scan, the others are still to be done
         return report, "failed", f"{type(problem).__name__}: {problem}"
@@ -257,7 +258,7 @@ def main(
     weights: Annotated[Path | None, typer.Option(help="weights of your own; default: the starter weights")] = None,
     modality: Annotated[str | None, typer.Option(help="CT or MR, where the files do not tell")] = None,
     series: Annotated[str | None, typer.Option(help="SeriesInstanceUID, where a DICOM folder mixes series")] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = AUTO,
     force: Annotated[bool, typer.Option(help="segment again what is done")] = False,
     format: Annotated[str, typer.Option(help=f"of the masks, one of: {', '.join(FORMATS)}")] = "nifti",
     push: Annotated[str | None, typer.Option(help="DICOMweb server to store DICOM results on, http://...")] = None,

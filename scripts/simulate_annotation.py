@@ -33,14 +33,16 @@ from rich.progress import Progress
 
 from zerotumor.adaptation import Adapted, Specialist
 from zerotumor.cohorts import SEEN, measured_phantom, measured_phantoms, real_cases, spread
+from zerotumor.devices import AUTO, DEVICE_HELP
 from zerotumor.examples import REPLAYED, replay
 from zerotumor.learning import FEWEST, STEPS
 from zerotumor.metrics import dice, milliliters
 from zerotumor.pipeline import encode_scan, segment_scan
 from zerotumor.prompts import Prompt, parse
 from zerotumor.refine import load_refiner
-from zerotumor.segmenter import Segmenter, load
+from zerotumor.segmenter import Segmenter, WeightsError, load
 from zerotumor.selection import STRATEGIES
+from zerotumor.text import TextEncoderError
 from zerotumor.volumes import write_atomically, write_json
 
 console = Console(width=140)
@@ -155,6 +157,7 @@ def main(
     seen: Annotated[int, typer.Option(min=0, help="test phantoms of seen kinds to measure forgetting on")] = 24,
     page: Annotated[Path | None, typer.Option(help="page whose block on this set is replaced")] = None,
     picture: Annotated[Path | None, typer.Option(help="PNG of the first run: before and after")] = None,
+    device: Annotated[str, typer.Option(help=DEVICE_HELP)] = AUTO,
     redraw: Annotated[bool, typer.Option(help="simulate nothing: show what lies in the folder")] = False,
 ) -> None:
     """Simulate the loop of annotation, and draw what it gains."""
@@ -170,11 +173,11 @@ def main(
             f"[red]choose strategies of {', '.join(STRATEGIES)}, --correct truth or clicks, --on {', '.join(SETS)}"
         )
         raise typer.Exit(2)
-    model = load(method)
-    committee = [load(name).as_voter() for name in others.split(",") if name]
     try:
+        model = load(method, device=device)
+        committee = [load(name, device=device).as_voter() for name in others.split(",") if name]
         prompt, modality, scans = pool(on, model, committee, phantoms)
-    except ValueError as error:
+    except (ValueError, WeightsError, TextEncoderError) as error:
         console.print(f"[red]{error}")
         raise typer.Exit(2) from None
     if rounds >= len(scans):
@@ -190,7 +193,7 @@ def main(
     if different:
         console.print(f"[red]the runs in {out} had other settings ({', '.join(different)}): give another folder")
         raise typer.Exit(2)
-    refiner = load_refiner() if correct == "clicks" else None
+    refiner = load_refiner(device=device) if correct == "clicks" else None
     phantoms_beside = replay(prompt, modality, replayed)
     setting = Setting(
         model, prompt, modality, scans, phantoms_beside, refiner, clicks, rounds, after, steps, check

@@ -16,6 +16,7 @@ from pathlib import Path
 from starter_plan import ADDED, BUDGETS, IN_TURN_DOUBTS, LAST, SECOND, STAGES, Budget, Stage, Tool
 
 from zerotumor import checkpoints
+from zerotumor.devices import AUTO, device_of
 from zerotumor.healthy import healthy_files
 from zerotumor.in_turn import IN_TURN, joint_sha256, peak_after
 from zerotumor.pause import PAUSED
@@ -132,7 +133,7 @@ class Programme:
             "val_count": self.budget.val_count,
             "val_interval": min(self.budget.validate, epochs),
             "warmup_steps": max(1, min(100, length.steps // 10)),
-            "bf16": in_hardware(),
+            "bf16": in_hardware(device_of(AUTO)),
             **stage.fixed,
             **length.more,
             **healthy,

@@ -55,10 +55,10 @@ def test_a_forward_pass_is_mixed_where_that_pays(monkeypatch):
 
 def test_an_unreadable_machine_is_taken_for_one_without(monkeypatch, tmp_path):
     monkeypatch.setattr(precision, "CPU", tmp_path / "missing")
-    assert not precision.in_hardware.__wrapped__()
+    assert not precision._cpu_has_bfloat16.__wrapped__()
     (tmp_path / "cpuinfo").write_text("flags : fpu avx512f avx512_bf16 sse\n")
     monkeypatch.setattr(precision, "CPU", tmp_path / "cpuinfo")
-    assert precision.in_hardware.__wrapped__()
+    assert precision._cpu_has_bfloat16.__wrapped__()
 
 
 def test_what_training_chose_on_a_cpu_is_left_alone():

@@ -4,8 +4,9 @@ python -m monailabel.main start_server --app apps/zerotumor --studies FOLDER_OR_
 
 Settings (`--conf NAME VALUE`): bundle: folder of the bundle, by default the repository's. models: folder with weights of
 your own. cache_share: part of the free memory for encoded scans (0.3). random: the strategy that OHIF's "Next Sample"
-gets, which always asks for `random` (random, first, tumor_uncertainty, tumor_committee, tumor_diversity, tumor_mix). state:
-folder for the history of clicks, for proposals and for training runs, by default inside the app's folder.
+gets, which always asks for `random` (random, first, tumor_uncertainty, tumor_committee, tumor_diversity, tumor_mix). device:
+where networks compute: cpu, cuda, cuda:1, or auto (a GPU, if there is one). state: folder for the history of clicks, for
+proposals and for training runs, by default inside the app's folder.
 """
 
 from __future__ import annotations
@@ -95,12 +96,18 @@ class ZeroTumorApp(MONAILabelApp):
     def answer(self, request: dict, datastore=None) -> dict:
         """As MONAI Label's, and what the archive knows of the scan goes along: the file made for clients has lost it."""
         from lib.archive import facts_of
+        from lib.options import refuse
+
+        from zerotumor.errors import DeviceError
 
         image, datastore = request.get("image"), datastore or self.datastore()
         request = {k: v for k, v in request.items() if k not in SET_BY_THE_APP}
         if isinstance(image, str) and not os.path.exists(image):
             request |= facts_of(image, datastore)
-        return super().infer(self.by_default(request), datastore)
+        try:
+            return super().infer(self.by_default(request), datastore)
+        except DeviceError as error:
+            raise refuse(str(error), 503) from None
 
     def by_default(self, request: dict) -> dict:
         """A request that names a method."""
@@ -123,8 +130,10 @@ class ZeroTumorApp(MONAILabelApp):
 
         models = self.conf.get("models")
         share = float(self.conf.get("cache_share", 0.3))
-        versions = self.state / "versions"
-        self.engine = engine = Engine(Path(models) if models else None, share, self.image_roots, versions)
+        device = self.conf.get("device", "auto")
+        self.engine = engine = Engine(
+            Path(models) if models else None, share, self.image_roots, self.state / "versions", device
+        )
         self.ledger = Ledger(self.state / "proposals")
         histories = Histories(self.state / "clicks")
         push = getattr(self.datastore(), "push", None)

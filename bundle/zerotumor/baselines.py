@@ -89,7 +89,7 @@ class Ensemble:
         self.weights_sha256 = joint_sha256({name: model.weights_sha256 for name, model in self.models.items()})
 
     @classmethod
-    def of(cls, folder: Path | None = None, device: str = "cpu") -> Ensemble:
+    def of(cls, folder: Path | None = None, device: str | torch.device = "cpu") -> Ensemble:
         """All methods whose weights lie in a folder, by default that of the starter weights.
 
         Raises:

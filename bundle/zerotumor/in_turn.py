@@ -91,7 +91,7 @@ class InTurn(Placed):
         self.eval()
 
     @classmethod
-    def of(cls, names: Sequence[str], weights: str | Path | None = None, device: str = "cpu") -> Self:
+    def of(cls, names: Sequence[str], weights: str | Path | None = None, device: str | torch.device = "cpu") -> Self:
         """Two methods, in this order.
 
         Args:

@@ -22,6 +22,7 @@ from skimage.filters import apply_hysteresis_threshold
 from torch import Tensor
 
 from .blending import Canvases, padded_shape, resized, zoomed_shape
+from .devices import enough_memory
 from .edges import along_edges
 from .kept import MemoryPlan, VolumeFeatures, Window
 from .prompts import Prompt, parse
@@ -82,6 +83,7 @@ def windows_of(model: Segmenter, image: Tensor, overlap: float, progress: Progre
 
 
 @torch.inference_mode()
+@enough_memory()
 def encode_volume(
     model: Segmenter,
     image: Tensor,
@@ -90,18 +92,28 @@ def encode_volume(
     progress: Progress | None = None,
     plan: MemoryPlan | None = None,
 ) -> VolumeFeatures | None:
-    """Features of a prepared scan (C, X, Y, Z), or None when they would not fit in memory."""
+    """Features of a prepared scan (C, X, Y, Z), or None when they would not fit in memory.
+
+    They are kept in main memory, whatever device the model is on: a GPU has less of it, and has to have room for more than
+    what is kept of all scans that a server remembers.
+    """
     image = torch.as_tensor(image)
     full = image.shape[1:]
     shapes = [padded_shape(zoomed_shape(full, zoom), model.patch) for zoom in model.grids(full)]
     count = sum(len(window_slices(shape, model.patch, overlap)) for shape in shapes)
     plan, windows = plan or MemoryPlan(), []
     for window in windows_of(model, image, overlap, progress):
-        windows.append(window)
+        windows.append(replace(window, features={name: f.cpu() for name, f in window.features.items()}))
         size = sum(f.numel() * f.element_size() for f in window.features.values())
         if len(windows) == 1 and not plan.keeps(count, size):
             return None
     return VolumeFeatures(windows)
+
+
+def _beside(model: Segmenter, features: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Kept features, on the device that the model is on."""
+    device = next(model.parameters()).device
+    return {name: one.to(device) for name, one in features.items()}
 
 
 def _common(model: Segmenter, image: Tensor, overlap: float, features: VolumeFeatures | None) -> dict[str, Tensor]:
@@ -141,6 +153,7 @@ def found_in(
 
 
 @torch.inference_mode()
+@enough_memory()
 def undecided(
     model: Segmenter,
     prepared: Tensor,
@@ -166,7 +179,7 @@ def undecided(
     attributes: list[dict] = [{} for _ in prompts]
     windows = features.windows if features is not None else windows_of(model, image, overlap, progress)
     for window in windows:
-        answer = model.segment_window({**window.features, **common}, prompts)
+        answer = model.segment_window(_beside(model, {**window.features, **common}), prompts)
         maps = {"gated": answer.logits.sigmoid()}
         maps |= {name: answer.extras[name] for name in (*ranking, *model.blended)}
         canvases.add(window, {name: values[0] for name, values in maps.items()})
@@ -201,7 +214,7 @@ def segment_volume(
         minimum_ml: a prompt whose whole mask is smaller has found nothing.
 
     Raises:
-        ValueError: no prompt was given.
+        ValueError: no prompt was given. DeviceError: the GPU has no room for the scan.
     """
     if not prompts:
         raise ValueError('no prompt was given: write what to look for, such as "liver tumor"')
@@ -242,7 +255,7 @@ def organ_volume(
     image = torch.as_tensor(prepared)
     canvases = Canvases(model, {"organs": 1 + len(model.organ_names)}, image.shape[1:])
     for window in features.windows if features is not None else windows_of(model, image, overlap):
-        canvases.add(window, {"organs": model.organ_maps(window.features)[0]})
+        canvases.add(window, {"organs": model.organ_maps(_beside(model, window.features))[0]})
     maps = canvases.mean("organs")
     maps[0][canvases.unseen] = 1  # air
     return maps

@@ -217,7 +217,7 @@ def _trainer(
         network=network,
         optimizer=optimizer,
         loss_function=_Loss(),
-        inferer=Autocast(in_hardware()),
+        inferer=Autocast(in_hardware(device)),
         train_handlers=[LrScheduleHandler(schedule, print_lr=False, epoch_level=False), ClipGradients(network)],
         decollate=False,
     )

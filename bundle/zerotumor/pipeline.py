@@ -107,7 +107,7 @@ def segment_scan(
         that are wanted; "pseudo_healthy" comes in the scan's units, and outside its hole is the scan.
 
     Raises:
-        PromptError, ModalityError: see `prompts.parse` and `transforms.decide_modality`.
+        PromptError, ModalityError: see `prompts.parse` and `transforms.decide_modality`. DeviceError: the GPU has no room.
     """
     started = time.perf_counter()
     if isinstance(scan, EncodedScan):

@@ -1,4 +1,8 @@
-"""Mixed precision, on CPUs that have bfloat16 too: MONAI's engines mix precisions on GPUs alone."""
+"""Mixed precision, the same on CPUs and GPUs.
+
+MONAI's engines mix precisions on GPUs alone, in half precision and with the loss inside: there what is nearly certain rounds
+to 1, whose logit is infinite, and a loss has to be scaled. bfloat16 has the range of full precision.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +23,8 @@ class Autocast(SimpleInferer):
     """SimpleInferer whose forward pass is in bfloat16 where torch thinks that safe; the loss gets full precision.
 
     Args:
-        enabled: on a CPU; GPUs are left to the engine's `amp`. Worth it where `in_hardware`: there a step of the starter's
-            diffusion U-Net took half the time, and elsewhere steps of some networks took twice as long.
+        enabled: worth it where `in_hardware`: there a step of the starter's diffusion U-Net took a CPU half the time, and
+            elsewhere steps of some networks took twice as long.
     """
 
     def __init__(self, enabled: bool = True) -> None:
@@ -28,9 +32,9 @@ class Autocast(SimpleInferer):
         self.enabled = enabled
 
     def __call__(self, inputs: Tensor, network: Callable, *args: object, **kwargs: object) -> object:
-        if not self.enabled or inputs.is_cuda:
+        if not self.enabled:
             return super().__call__(inputs, network, *args, **kwargs)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(inputs.device.type, torch.bfloat16):
             return full(super().__call__(inputs, network, *args, **kwargs))
 
 
@@ -42,14 +46,25 @@ def mixed(device: torch.device) -> torch.autocast:
 def mixed_on_gpu(device: torch.device) -> AbstractContextManager:
     """`mixed` for what has to be exact: half precision has three digits, bfloat16 two, which residuals would show.
 
-    On a CPU nothing is changed: training may have chosen bfloat16.
+    On a CPU nothing is changed, nor where gradients are wanted: training has chosen, or not, bfloat16.
     """
-    return nullcontext() if device.type == "cpu" else mixed(device)
+    return nullcontext() if device.type == "cpu" or torch.is_grad_enabled() else mixed(device)
+
+
+def in_hardware(device: str | torch.device = "cpu") -> bool:
+    """Whether this CPU or GPU multiplies in bfloat16; False where that cannot be told."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return _cpu_has_bfloat16()
+
+
+def logit_of(probability: Tensor) -> Tensor:
+    """The logit of a probability, finite in mixed precision, too: what is nearly certain is 1 in half of the digits."""
+    return torch.logit(probability.float(), eps=1e-6)
 
 
 @cache
-def in_hardware() -> bool:
-    """Whether this CPU multiplies in bfloat16; False where that cannot be told."""
+def _cpu_has_bfloat16() -> bool:
     try:
         flags = CPU.read_text().split()
     except OSError:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from .backbone import ResidualBackbone
 from .clicks import Click, balls
+from .devices import device_of, enough_memory
 from .segmenter import MODELS, load_state, read_record
 from .transforms import normalize
 
@@ -57,15 +58,15 @@ class ClickNet(nn.Module):
         return self.head(self.backbone(inputs)["f4"])
 
 
-def load_refiner(weights: str | Path | None = None) -> Refiner:
-    """The click network with trained weights (by default the bundle's).
+def load_refiner(weights: str | Path | None = None, device: str | torch.device = "cpu") -> Refiner:
+    """The click network with trained weights (by default the bundle's), on a device of `devices.device_of`.
 
     Raises:
-        segmenter.WeightsError: the file is missing, altered, or of another network.
+        ValueError: there is no such device. segmenter.WeightsError: the file is missing, altered, or of another network.
     """
     path = Path(weights) if weights is not None else MODELS / "refine" / "model.pt"
     record = read_record(path, "refine")
-    refiner = Refiner(load_state(ClickNet(**record["config"]), path))
+    refiner = Refiner(load_state(ClickNet(**record["config"]), path).to(device_of(device)))
     refiner.weights_sha256 = record["sha256"]
     return refiner
 
@@ -81,8 +82,10 @@ class Refiner:
 
     def __init__(self, network: ClickNet, threshold: float = 0.5) -> None:
         self.network, self.threshold = network.eval(), threshold
+        self.device = next((p.device for p in network.parameters()), torch.device("cpu"))
 
     @torch.inference_mode()
+    @enough_memory()
     def update(
         self,
         scan: MetaTensor,
@@ -101,7 +104,7 @@ class Refiner:
             (X, Y, Z) bool.
 
         Raises:
-            ValueError: no click, or one outside the scan.
+            ValueError: no click, or one outside the scan. DeviceError: the GPU has no room for it.
         """
         check_clicks(clicks, scan.shape[1:])
         mask = torch.as_tensor(mask).as_subclass(Tensor) > 0
@@ -133,7 +136,7 @@ class Refiner:
         inside = [p for p, c in zip(points, clicks, strict=True) if c.inside]
         outside = [p for p, c in zip(points, clicks, strict=True) if not c.inside]
         guides = torch.stack([balls((EDGE,) * 3, inside), balls((EDGE,) * 3, outside)])
-        return self.network(torch.cat([seen, guides])[None])[0, 0].sigmoid()
+        return self.network(torch.cat([seen, guides])[None].to(self.device))[0, 0].sigmoid().cpu()
 
 
 def check_clicks(clicks: Sequence[Click], shape: Sequence[int]) -> None:

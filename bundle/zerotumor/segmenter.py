@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .devices import device_of
 from .prompts import DEFAULT_PROMPT, Prompt, parse
 from .text import TextEncoder, check_fingerprint, load_text_encoder
 from .volumes import write_atomically, write_json
@@ -177,7 +178,7 @@ class Segmenter(nn.Module):
 
     def lesion_network(self) -> Segmenter:
         """A new `LesionNetwork`, for what is to be learned from scans; a method that has none takes the default method's."""
-        network = load().lesion_network()
+        network = load(device=next(self.parameters()).device).lesion_network()
         network.look_like(self)
         return network
 
@@ -291,19 +292,21 @@ def save_state(model: nn.Module, path: Path, record: dict) -> None:
     write_json({"sha256": sha256(path), **record}, path.with_suffix(".json"), indent=2)
 
 
-def load(method: str = "malenia", weights: str | Path | None = None, *, device: str = "cpu") -> Segmenter:
+def load(
+    method: str = "malenia", weights: str | Path | None = None, *, device: str | torch.device = "cpu"
+) -> Segmenter:
     """A method with trained weights, in evaluation mode.
 
     Args:
         method: its name, or two with a plus between them, see `in_turn.InTurn`. weights: a file of weights, or a folder
-        with the method's file in it; by default the starter weights.
+        with the method's file in it; by default the starter weights. device: see `devices.device_of`.
 
     Raises:
         ValueError: the method is not registered, or there is no such device.
         WeightsError: the file is missing, altered, or of another method.
         text.TextEncoderError: the text encoder is not the one that the weights were trained with.
     """
-    check_device(device)
+    device = device_of(device)
     if AND in method:
         return import_module("zerotumor.in_turn").InTurn.of(asked_in_turn(method), weights, device)
     registered = entry(method)
@@ -312,18 +315,6 @@ def load(method: str = "malenia", weights: str | Path | None = None, *, device: 
     record = read_record(path, method)
     model = build(method, record["config"])
     return load_into(model, method, path).to(device).eval()
-
-
-def check_device(device: str) -> None:
-    """Refuse a device that this machine, or its build of torch, does not have.
-
-    Raises:
-        ValueError: with what to use instead.
-    """
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"there is no device {device!r} here: use cpu, or a torch that was built for it") from error
 
 
 def load_into(model: Segmenter, method: str, path: str | Path) -> Segmenter:

@@ -6,12 +6,15 @@ from types import SimpleNamespace
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from lib.compat import import_without_torchvision
 
 import_without_torchvision()
 from fastapi import BackgroundTasks, HTTPException
 from main import ZeroTumorApp
 from monailabel.endpoints import infer as endpoint
+
+from zerotumor.devices import enough_memory
 
 MESSAGE = "nothing found for: liver tumor"
 
@@ -61,3 +64,22 @@ def test_what_a_batch_has_found_nothing_in_is_still_json(app):
     app._batch_infer = lambda request, datastore, infer: {"scan": infer({**request, "image": "scan"}, datastore)}
     reply = app.batch_infer({"model": "tumor", "format": "dicom-seg"})
     assert json.loads(json.dumps(reply))["scan"]["params"] == {"message": MESSAGE} and reply["scan"]["file"] is None
+
+
+def test_a_gpu_without_room_is_a_sentence(app):
+    def full(request):
+        with enough_memory():
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    full.description = ""
+    app._infers["tumor"] = full
+    with pytest.raises(HTTPException) as refused:
+        ask("tumor", "image")
+    assert refused.value.status_code == 503 and "--conf device cpu" in refused.value.detail
+
+
+def test_all_networks_are_on_the_device_of_the_settings(app):
+    assert app.engine.device == torch.device("cpu") and app.conf.get("device") is None
+    app.conf["device"] = "nowhere"
+    with pytest.raises(ValueError, match="there is no device 'nowhere' here: use cpu"):
+        app.init_infers()

@@ -17,7 +17,7 @@ def test_fresh_weights_stand_in_for_missing_ones(monkeypatch):
 
 
 def test_methods_are_compared_with_the_first(monkeypatch):
-    monkeypatch.setattr(benchmark, "model_of", lambda method: (method, method))
+    monkeypatch.setattr(benchmark, "model_of", lambda method, device: (method, method))
     monkeypatch.setattr(benchmark, "clinical_ct", lambda: type("Ct", (), {"image": torch.zeros(1, 2, 2, 2)}))
     for name in ("segment_scan", "encode_scan"):
         monkeypatch.setattr(benchmark, name, lambda *_: None)
@@ -47,7 +47,7 @@ def test_the_published_size_is_measured_with_a_lesion_to_draw(monkeypatch):
         return model
 
     monkeypatch.setattr(benchmark, "untrained", watched)
-    (heading, _), rows = benchmark.maisi_times("cpu", False, (24, 24, 24), ("fast",), **tiny)
+    (heading, _), rows = benchmark.maisi_times(benchmark.CPU, False, (24, 24, 24), ("fast",), **tiny)
     assert "24 x 24 x 24 CT" in heading and [name for name, _ in rows] == [
         "fast: scan to mask", "fast: another prompt on kept features"]  # fmt: skip
     ball = 4 / 3 * 3.14159 * (benchmark.LESION_MM / 2 / 8) ** 3

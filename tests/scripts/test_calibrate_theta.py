@@ -89,7 +89,7 @@ def first(weights, monkeypatch):
     """Asked first; it finds what its theta lets it."""
     model = load("malenia", weights)
     model.spacing, model.theta_peak, model.weights_sha256 = 8.0, 0.0, "a" * 64
-    monkeypatch.setattr(calibrate, "load", lambda name, file: model if file == FIRST else load(name, file))
+    monkeypatch.setattr(calibrate, "load", lambda name, file, **_: model if file == FIRST else load(name, file))
     monkeypatch.setattr(calibrate, "EXTENT", (192.0, 192.0, 192.0))
     return model
 

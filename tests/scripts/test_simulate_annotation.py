@@ -54,7 +54,7 @@ def tiny(monkeypatch, tiny_malenia):
     """In the place of the starter weights, where what is answered does not matter, with few scans that have no lesion."""
     known = [*measured_phantoms()]
     few = [c for c in known if c[1]["category"] == "healthy" and script.PROMPT in c[2] and c[1]["modality"] == "MR"][:2]
-    monkeypatch.setattr(script, "load", lambda *_: tiny_malenia())
+    monkeypatch.setattr(script, "load", lambda *_, **__: tiny_malenia())
     monkeypatch.setattr(script, "real_cases", lambda: [])
     monkeypatch.setattr(
         script, "measured_phantoms", lambda: (c for c in known if c in few or c[1]["category"] != "healthy")

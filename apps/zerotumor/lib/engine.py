@@ -21,6 +21,7 @@ from pathlib import Path
 import psutil
 
 from zerotumor.adaptation import Adapted
+from zerotumor.devices import AUTO, device_of
 from zerotumor.errors import ScanError
 from zerotumor.in_turn import InTurn, usual
 from zerotumor.pipeline import EncodedScan, encode_scan
@@ -45,13 +46,17 @@ class Engine:
     Args:
         models: folder with weights, or None for the bundle's. share: of the free memory, for encoded scans. roots: the
         folders that an image may come from besides uploads, asked for at every request. versions: folder of what was learned
-        here.
+        here. device: what all networks are on, see `devices.device_of`.
+
+    Raises:
+        ValueError: there is no such device.
     """
 
     def __init__(
-        self, models: Path | None, share: float, roots: Callable[[], Sequence[Path]], versions: Path | None = None
-    ) -> None:
-        self.models, self.roots, self.versions = models, roots, versions
+        self, models: Path | None, share: float, roots: Callable[[], Sequence[Path]], versions: Path | None = None,
+        device: str = AUTO,
+    ) -> None:  # fmt: skip
+        self.models, self.roots, self.versions, self.device = models, roots, versions, device_of(device)
         self.budget = int(share * psutil.virtual_memory().available)
         self._models: dict[str, Segmenter] = {}
         self._adapted: dict[tuple[str, str], Adapted] = {}
@@ -121,7 +126,7 @@ class Engine:
         with self._lock(method):
             if method not in self._models:
                 try:
-                    self._models[method] = load(method, self.models)
+                    self._models[method] = load(method, self.models, device=self.device)
                 except (WeightsError, TextEncoderError) as error:
                     raise refuse(str(error), 500) from None
             return self._models[method]

@@ -69,7 +69,7 @@ class TumorRefine(InferTask):
         with self._loading:
             if self._refiner is None:
                 try:
-                    self._refiner = load_refiner(self.weights)
+                    self._refiner = load_refiner(self.weights, self.engine.device)
                 except WeightsError as error:
                     raise refuse(str(error), 500) from None
             return self._refiner

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from monai.networks.blocks import Convolution
 from torch import Tensor, nn
 
+from ..precision import logit_of
+
 NORMAL, ABNORMAL = 0, 1
 PEAK_VOXELS = 8
 
@@ -114,7 +116,7 @@ def anomaly_logit(levels: Sequence[Tensor], size: Sequence[int], aggregate: str 
     if aggregate == "logit":
         return _sum_resized([s[:, :, ABNORMAL] - s[:, :, NORMAL] for s in levels], size)
     mean = _sum_resized([attention(s)[:, :, ABNORMAL] for s in levels], size) / len(levels)
-    return torch.logit(mean, eps=1e-6)
+    return logit_of(mean)
 
 
 def _sum_resized(maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:

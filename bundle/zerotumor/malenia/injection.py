@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
+
+from ..precision import logit_of
 
 
 class FusionLayer(nn.Module):
@@ -60,5 +61,4 @@ class KnowledgeInjection(nn.Module):
 
 def ensemble(mask_logits: Tensor, text_logits: Tensor) -> Tensor:
     """Mean of the two branches' probabilities, as a logit (any equal shapes)."""
-    mean = (mask_logits.sigmoid() + text_logits.sigmoid()) / 2
-    return torch.logit(mean, eps=1e-6)
+    return logit_of((mask_logits.sigmoid() + text_logits.sigmoid()) / 2)

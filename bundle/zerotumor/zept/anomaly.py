@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..attention import masks_of
+from ..precision import logit_of
 
 NOT_HERE = -4.0
 """The most anomaly, as a logit, that a tumor is given far from its host organs: a probability of 0.02."""
@@ -79,4 +80,4 @@ def limit(anomaly: Tensor, gate: Tensor) -> Tensor:
     Args:
         anomaly: (B, 1, X, Y, Z). gate: (B, K, X, Y, Z) in 0..1, of `host_gate`.
     """
-    return torch.minimum(anomaly, torch.logit(gate, eps=1e-6).clamp_min(NOT_HERE))
+    return torch.minimum(anomaly, logit_of(gate).clamp_min(NOT_HERE))
