@@ -244,6 +244,16 @@ def begin() -> None:
     torch.load = _load(torch.load)
 
 
+def at_home(function: Callable) -> Callable:
+    """A function of the CPU alone, as quick as if there were no device far."""
+
+    def nearby(*args, **kwargs) -> object:
+        with torch._C._DisableTorchDispatch(), torch._C.DisableTorchFunction():
+            return function(*args, **kwargs)
+
+    return nearby
+
+
 @contextlib.contextmanager
 def far_away() -> Iterator[None]:
     """Inside, there is the device `far`."""

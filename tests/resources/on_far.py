@@ -20,9 +20,12 @@ from monai.bundle import run as run_bundle
 from monai.data import MetaTensor
 from torch.utils import _pytree as pytree
 
+from zerotumor import training
 from zerotumor.adaptation import Adapted
 from zerotumor.clicks import Click
-from zerotumor.examples import example, replay
+from zerotumor.diffugts.inpainting import QUALITIES, Quality
+from zerotumor.diffusion import samples
+from zerotumor.examples import example
 from zerotumor.inferer import organ_volume
 from zerotumor.learning import learn
 from zerotumor.phantom import Phantom, generate
@@ -34,6 +37,9 @@ from zerotumor.selection import descriptor
 from zerotumor.uncertainty import assess
 
 TEXT = "liver tumor"
+QUALITIES["fast"] = Quality(2, 1, 1)
+for module in (training, samples):  # phantoms to train on are made on the CPU
+    module.generate = far.at_home(module.generate)
 
 
 def phantom(seed: int = 9, device: str = "cpu") -> Phantom:
@@ -96,7 +102,7 @@ def learned() -> None:
     made = [phantom(seed) for seed in (9, 10)]
     encoded = [encode_scan(model, scan_of(one), modality="CT") for one in made]
     corrected = [example(model, e, prompt, p.lesions[0] > 0, str(p.seed)) for e, p in zip(encoded, made, strict=True)]
-    specialist = learn(model, prompt, "CT", corrected, replay(prompt, "CT", 1), steps=1)
+    specialist = learn(model, prompt, "CT", corrected, steps=1)
     result = segment_scan(Adapted(model, [specialist]), encoded[0], [prompt])
     place = {str(p.device) for p in specialist.parameters()}
     check(specialist=sorted(place), shape=list(result.masks.shape))
@@ -126,6 +132,7 @@ def drawn(region: str) -> None:
 
 def trained(folder: str) -> None:
     """A step of each network's training by the configs of the bundle, in bfloat16; what comes out of it."""
+    shared = {"dataset_dir": f"{folder}/phantoms"}
     small = {"network_config::channels": [4] * 5, "network_config::mask_channels": 2, "network_config::patch": 32}
     ae = {"num_channels": [4, 4, 8], "num_res_blocks": [1, 1, 1], "norm_num_groups": 4}
     unet = {"num_channels": [8, 8], "num_res_blocks": 1, "attention_levels": [False, True], "num_head_channels": [0, 8],
@@ -135,8 +142,8 @@ def trained(folder: str) -> None:
     tiny = {"network_config::patch": 16, "network_config::fusion_hidden": 4, "network_config::wordings": 1,
             "network_config::prior": {"autoencoder": ae, "unet": unet}}  # fmt: skip
     runs = {
-        "malenia": ("train", small | {"network_config::dim": 8, "network_config::tokens": 3}),
-        "zept": ("train zept zept_train", small | {"network_config::width": 8, "network_config::heads": 2}),
+        "malenia": ("train", shared | small | {"network_config::dim": 8, "network_config::tokens": 3}),
+        "zept": ("train zept zept_train", shared | small | {"network_config::width": 8, "network_config::heads": 2}),
         "refine": ("train_refine", {k: v for k, v in small.items() if "patch" not in k} | {"edge": 32, "sample_edge": 40}),
         "autoencoder": ("diffusion_autoencoder", crops | {"crop": 16, "network_config": ae}),
         "unet": ("diffusion_unet", crops | {
