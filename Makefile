@@ -29,8 +29,7 @@ $(VENV)/.ready: requirements.txt
 demo: $(VENV)/.ready
 	$(PY) scripts/demo.py --out "$(OUT)" $(if $(SCAN),--scan "$(SCAN)") $(if $(PROMPT),--prompt "$(PROMPT)")
 
-# One worker more than cores, as tests wait for servers and other programs; files in their order, so that no long one is left
-# for the end.
+# One worker more than cores, as tests wait for servers and other programs; files in their order (`LONG` in tests/conftest.py).
 test: $(VENV)/.ready
 	$(PY) -m pytest -q -n $$(( $$(nproc) < 4 ? $$(nproc) + 1 : 4 )) --dist loadfile --no-loadscope-reorder \
 		tests --ignore=tests/e2e

@@ -15,6 +15,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # every core has a process of its own a
 
 import pytest
 
+LONG = ("test_bundle.py", "test_devices.py", "test_stages.py", "test_server.py")
+"""Files that take long come first, so that no worker is left with one of them at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """See LONG; the order of tests does not matter otherwise."""
+    items.sort(key=lambda item: item.path.name not in LONG)
+
 
 def find_data() -> Path | None:
     """The folder of real scans: $ZEROTUMOR_DATA, or ../shared/data beside the repository."""

@@ -32,8 +32,9 @@ from zerotumor.phantom import Phantom, generate
 from zerotumor.pipeline import encode_scan, segment_scan
 from zerotumor.prompts import parse
 from zerotumor.refine import load_refiner
-from zerotumor.segmenter import load
+from zerotumor.segmenter import build, load
 from zerotumor.selection import descriptor
+from zerotumor.text import load_text_encoder
 from zerotumor.uncertainty import assess
 
 TEXT = "liver tumor"
@@ -96,8 +97,11 @@ def answers(method: str) -> None:
 
 
 def learned() -> None:
-    """A specialist, and its answer."""
-    model = load("malenia", device=far.FAR)
+    """A specialist of a tiny method, and its answer."""
+    tiny = {"channels": [4, 4, 8, 8, 8], "mask_channels": 4, "heads": 2, "dim": 8, "tokens": 2, "patch": 32}
+    model = build("malenia", {**tiny, "spacing": 4.0}).to(far.FAR).eval()
+    model.encoder = load_text_encoder()
+    model.bank.fill(model.encoder)
     prompt = parse(TEXT, modality="CT", encoder=model.encoder)[0]
     made = [phantom(seed) for seed in (9, 10)]
     encoded = [encode_scan(model, scan_of(one), modality="CT") for one in made]

@@ -1,6 +1,7 @@
 """What is measured when a method has no weights yet."""
 
 import benchmark
+import pytest
 import torch
 import typer
 from typer.testing import CliRunner
@@ -61,8 +62,17 @@ def test_unknown_methods_are_refused():
     assert result.exit_code == 2 and "no method 'unet'" in result.output
 
 
-def test_compiling_on_a_cpu_is_refused():
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        (["--maisi", "--device", "cpu", "--compile"], "needs a GPU"),
+        (["--maisi"], "needs a GPU"),
+        (["--segment", "--device", "nowhere"], "there is no device 'nowhere' here: use cpu"),
+    ],
+)
+def test_a_device_that_cannot_be_used_is_refused(monkeypatch, options, sentence):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     app = typer.Typer()
     app.command()(benchmark.main)
-    result = CliRunner().invoke(app, ["--maisi", "--device", "cpu", "--compile"])
-    assert result.exit_code == 2 and "needs a GPU" in result.output
+    result = CliRunner().invoke(app, options)
+    assert result.exit_code == 2 and sentence in result.output
