@@ -9,6 +9,7 @@ sys.path[:0] = [str(ROOT / "bundle"), str(ROOT / "scripts"), str(ROOT / "tests")
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "bundle"), os.environ.get("PYTHONPATH", "")])
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # on every machine what the CPU answers; devices have tests of their own
 os.environ.setdefault("MPLBACKEND", "Agg")
 if "PYTEST_XDIST_WORKER" in os.environ:  # every core has a process of its own already
     os.environ.setdefault("OMP_NUM_THREADS", "1")
