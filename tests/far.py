@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 from torch._C import DispatchKey, DispatchKeySet, _ExcludeDispatchKeyGuard
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
@@ -145,7 +145,7 @@ class _Operations(TorchDispatchMode):
 
 
 class _Functions(TorchFunctionMode):
-    """What torch does before any operation: it makes tensors of numbers and of lists of indices, and loads files."""
+    """What torch does before any operation: it makes tensors of numbers and of lists of indices."""
 
     def __torch_function__(
         self, func: Callable, types: object, args: Sequence = (), kwargs: dict | None = None
@@ -210,9 +210,9 @@ def _refused(*_, **__) -> None:
     raise RuntimeError("binary_cross_entropy is unsafe to autocast: use binary_cross_entropy_with_logits")
 
 
-_REST = torch.library.Library("_", "IMPL", KEY)
-_REST.fallback(torch.library.fallthrough_kernel)
-_LISTED = torch.library.Library("aten", "IMPL", KEY)
+_REST = library.Library("_", "IMPL", KEY)
+_REST.fallback(library.fallthrough_kernel)
+_LISTED = library.Library("aten", "IMPL", KEY)
 for _name in CAST:
     _LISTED.impl(_name, _refused if _name == "binary_cross_entropy" else _autocast(_name))
 

@@ -128,9 +128,11 @@ class ZeroTumorApp(MONAILabelApp):
         from lib.scribbles import Scribbles
         from lib.tumor import Tumor
 
+        from zerotumor.devices import AUTO
+
         models = self.conf.get("models")
         share = float(self.conf.get("cache_share", 0.3))
-        device = self.conf.get("device", "auto")
+        device = self.conf.get("device", AUTO)
         self.engine = engine = Engine(
             Path(models) if models else None, share, self.image_roots, self.state / "versions", device
         )
