@@ -17,6 +17,7 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow, verify_metadata, verify_net_in_out
 from servers import serving
 
+import zerotumor
 from zerotumor.in_turn import IN_TURN
 from zerotumor.malenia.dense import DenseMalenia
 from zerotumor.phantom import generate
@@ -75,7 +76,7 @@ def test_metadata_keeps_the_schema(bundle, tmp_path):
     schema = shutil.copy(RESOURCES / "meta_schema_20240725.json", tmp_path / "schema.json")
     verify_metadata(meta_file=str(bundle / "configs/metadata.json"), filepath=str(schema))
     metadata = json.loads((bundle / "configs/metadata.json").read_text())
-    assert metadata["version"] in metadata["changelog"]
+    assert metadata["version"] in metadata["changelog"] and metadata["version"] == zerotumor.__version__
 
 
 @pytest.mark.parametrize("config, kind", [("inference.yaml", "infer"), ("train.yaml", "train")])

@@ -41,6 +41,8 @@ class ZeroTumorApp(MONAILabelApp):
             )
         if str(self.bundle) not in sys.path:
             sys.path.insert(0, str(self.bundle))
+        import zerotumor
+
         self.state = Path(conf.get("state") or Path(app_dir) / "state").resolve()
         # No `labels`: OHIF needs the list that MONAI Label makes from the tasks, and breaks on a dictionary.
         super().__init__(
@@ -49,7 +51,7 @@ class ZeroTumorApp(MONAILabelApp):
             conf=conf,
             name="ZeroTumor",
             description="Tumors by text, corrected by clicks",
-            version="0.1.0",
+            version=zerotumor.__version__,
         )
         store = self.datastore()
         if hasattr(store, "provenance"):
