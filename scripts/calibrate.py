@@ -17,6 +17,12 @@ python scripts/calibrate.py --weights bundle/models/zept/model.pt --after bundle
 With --after, of a method that is asked where another finds nothing (`zerotumor.in_turn`), on those of the phantoms alone
 where that is so: theta stays, the peak is chosen by the same rule, and is written beside what is there. Nearly all of the
 healthy have to stay quiet then, since what is asked last adds to what the first has found wrongly.
+
+python scripts/calibrate.py --weights bundle/models/zept/model.pt --beside bundle/models/model.pt \\
+    --quiet 0.75 --peaks 0.55,0.6,0.65
+
+With --beside, and before --after, of a method that has some say in another's finds (`zerotumor.placed`): that one's theta
+stays, and the peak is chosen that their masks have to reach.
 """
 
 from __future__ import annotations
@@ -41,7 +47,7 @@ from torch import Tensor
 
 from zerotumor.blending import resized
 from zerotumor.devices import AUTO, DEVICE_HELP
-from zerotumor.in_turn import SECOND, InTurn
+from zerotumor.in_turn import JOINT, SECOND, InTurn, joint_peak
 from zerotumor.inferer import encode_volume, peaked, segment_volume
 from zerotumor.metrics import dice, milliliters
 from zerotumor.phantom import Phantom, generate
@@ -129,7 +135,9 @@ def left_over(
     grid of its image (2, X, Y, Z); the second answers once, from the lowest peak.
     """
     features = encode_volume(both, image)
-    found = segment_volume(Placed(both.base, both.second), image, prompts, features=features).found
+    beside = Placed(both.base, both.second)
+    beside.theta_peak = both.theta_peak
+    found = segment_volume(beside, image, prompts, features=features).found
     missed = [prompt for prompt, one in zip(prompts, found, strict=True) if not one]
     if missed:
         said = both.ask_second(image, missed, Seen(both.second, image, both.spacing, features), features)
@@ -219,28 +227,37 @@ def main(
     thetas: Annotated[str, typer.Option(help="what to choose from, rising")] = THETAS,
     peaks: Annotated[str, typer.Option(help="theta_peak to choose from, too, separated by commas; empty: none")] = "",
     after: Annotated[Path | None, typer.Option(help="weights of the method in whose silence it is asked")] = None,
+    beside: Annotated[Path | None, typer.Option(help="weights of the method in whose finds it has a say")] = None,
     device: Annotated[str, typer.Option(help=DEVICE_HELP)] = AUTO,
 ) -> None:
     """Calibrate theta and write it to the record."""
-    path = weights.with_suffix(".json")
+    path, other = weights.with_suffix(".json"), after or beside
+    if after is not None and beside is not None:
+        console.print("[red]--after and --beside are two measurements: take one, first --beside")
+        raise typer.Exit(2)
     try:
         model = load(method_of(weights), weights, device=device)
         model = model.at(quality) if quality else model
         model = model.ablate(answer) if answer else model
-        first = None if after is None else load(method_of(after), after, device=device)
+        first = None if other is None else load(method_of(other), other, device=device)
     except (WeightsError, TextEncoderError, ValueError) as error:
         console.print(f"[red]{error}")
         raise typer.Exit(2) from None
     if answer in ("pixel", "feature"):
         console.print(f"[red]{answer} has Otsu's threshold and no theta: choose attention or fusion")
         raise typer.Exit(2)
-    choices = choices_of(thetas if first is None else str(model.theta), peaks)
-    if first is not None:  # what none of the peaks reaches counts for no choice
-        model = InTurn(
-            (method_of(after), first), (method_of(weights), model), min(peak or theta for theta, peak in choices)
+    record = json.loads(path.read_text())
+    choices = choices_of(thetas if first is None else str((model if beside is None else first).theta), peaks)
+    if beside is not None:
+        model = Placed(first, model)
+    elif first is not None:  # what none of the peaks reaches counts for no choice
+        least, joint = (
+            min(peak or theta for theta, peak in choices),
+            joint_peak(record, {"sha256": first.weights_sha256}),
         )
+        model = InTurn((method_of(after), first), (method_of(weights), model), least, joint)
     measured = measure(model, count, choices)
-    best, record = chosen(measured, quiet), json.loads(path.read_text())
+    best = chosen(measured, quiet)
     console.print(table(measured, best))
     about = {
         "phantoms": 2 * count,
@@ -252,8 +269,11 @@ def main(
     if first is None:
         said = keep(record, best, about)
     else:
-        record[SECOND] = {"after": first.weights_sha256, "theta_peak": max(best), **about}
-        said = f"a peak of {max(best)} after {after},"
+        record.pop(SECOND, None)  # measured with another peak
+        record[SECOND if beside is None else JOINT] = {
+            "after": first.weights_sha256, "theta_peak": max(best), **about,
+        }  # fmt: skip
+        said = f"a peak of {max(best)} {'after' if beside is None else 'beside'} {other},"
     write_json(record, path, indent=2)
     console.print(f"{said} in {path}")
 
@@ -278,7 +298,8 @@ def keep(record: dict, best: Choice, about: dict) -> str:
     if best[1]:
         record["config"]["theta_peak"] = best[1]
     record["calibrated"] = about
-    record.pop(SECOND, None)  # measured with other thresholds
+    for key in (SECOND, JOINT):  # measured with other thresholds
+        record.pop(key, None)
     said = f"theta {best[0]}" + (f" and theta_peak {best[1]}" if best[1] else "")
     return f"{said}, to be set in network_config of {CONFIGS[record['method']]}, too,"
 

@@ -50,8 +50,8 @@ FURTHER = {
     "closed_set": "`closed_set` is Malenia's backbone and lesion prior, trained further on Malenia's samples with all "
     "lesions as one class, on Malenia's grids and along edges; it does not read the prompt.",
     "ensemble": "`ensemble` is the mean of the probabilities of all methods that have weights.",
-    IN_TURN: f"`{IN_TURN}` takes what the first method finds at places that the second sees, and asks the second for "
-    "what the first has not found; it is what `scripts/segment.py` does unless told otherwise.",
+    IN_TURN: f"`{IN_TURN}` takes what the first method finds at places that the second sees, with some say of it, and asks "
+    "the second for what the first has not found; it is what `scripts/segment.py` does unless told otherwise.",
 }
 """What the results say of further baselines, where they were measured."""
 

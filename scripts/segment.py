@@ -20,8 +20,8 @@ drawn anew, in the scan's units), residual, attention and hole. Every method has
 wrong, voxel by voxel, from several looks at the scan and from the other methods that have weights; the report says why.
 --quality fast, standard or best trades time for quality where a method knows how.
 
-By default two methods are asked in turn, malenia+zept: the first, at places that the second sees, and the second for what
-the first has not found; the report says which one found it. --method malenia asks one alone.
+By default two methods are asked in turn, malenia+zept: the first, at places that the second sees and with some say of it,
+and the second for what the first has not found; the report says which one found it. --method malenia asks one alone.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def write_results(model: Segmenter, scan: MetaTensor, result: ScanResult, files:
 def committee(method: str, device: str) -> list[Segmenter]:
     """The other methods that have starter weights: whether they agree is part of how unsure an answer is.
 
-    Who is asked second has a vote, too: mostly it is not asked.
+    Who is asked second has a vote, too: its say in the answer is small.
     """
     return [load(name, device=device).as_voter() for name in available() if name != asked_in_turn(method)[0]]
 

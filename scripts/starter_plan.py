@@ -233,8 +233,19 @@ def doubts(method: str, last: str, file: str) -> Tool:
     return Tool(f"{method}/uncertainty", last, file, "calibrate_uncertainty.py", arguments)
 
 
+JOINT = "zept/joint"
+"""What masks have to reach where it has a say in Malenia's finds; as SECOND, which is measured with it, and after it."""
 SECOND = "zept/second"
 """From when on it speaks where Malenia finds nothing; nothing to be done where that one has no weights."""
+
+
+def beside_malenia(last: str, file: str) -> Tool:
+    """The peak of what Malenia finds with its say."""
+    arguments = (
+        "--weights", f"{{models}}/{file}", "--beside", "{models}/model.pt", "--count", "{theta}", "--quiet", "0.75",
+        "--peaks", "0.55,0.6,0.65,0.7",
+    )  # fmt: skip
+    return Tool(JOINT, last, file, "calibrate.py", arguments)
 
 
 def after_malenia(last: str, file: str) -> Tool:
@@ -255,6 +266,7 @@ LAST = {
 """Method or opponent -> the stage whose weights are shipped, and their name."""
 TOOLS = (
     *(theta(method, *last) for method, last in LAST.items()),
+    beside_malenia(*LAST["zept"]),
     after_malenia(*LAST["zept"]),
     *(doubts(method, *last) for method, last in LAST.items() if method != "closed_set"),
     doubts(IN_TURN, *LAST["zept"]),

@@ -13,12 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from starter_plan import ADDED, BUDGETS, IN_TURN_DOUBTS, LAST, SECOND, STAGES, Budget, Stage, Tool
+from starter_plan import ADDED, BUDGETS, IN_TURN_DOUBTS, JOINT, LAST, SECOND, STAGES, Budget, Stage, Tool
 
 from zerotumor import checkpoints
 from zerotumor.devices import AUTO, device_of
 from zerotumor.healthy import healthy_files
-from zerotumor.in_turn import IN_TURN, joint_sha256, peak_after
+from zerotumor.in_turn import IN_TURN, joint_peak, joint_sha256, peak_after
 from zerotumor.pause import PAUSED
 from zerotumor.precision import in_hardware
 from zerotumor.segmenter import asked_in_turn, sha256
@@ -205,8 +205,9 @@ class Programme:
         """Whether what a tool makes is there, for the weights that are collected now."""
         record = read_json((self.models / tool.weights).with_suffix(".json"))
         first = read_json((self.models / LAST["malenia"][1]).with_suffix(".json"))
-        if tool.name == SECOND:
-            return not first or peak_after(record, first) is not None
+        if tool.name in (JOINT, SECOND):
+            peak = joint_peak if tool.name == JOINT else peak_after
+            return not first or peak(record, first) is not None
         if tool.script == "calibrate.py":
             return "calibrated" in record
         known = [r["weights_sha256"] for r in read_json(self.models / "uncertainty.json").get("weights", [])]

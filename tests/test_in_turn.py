@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from zerotumor.in_turn import IN_TURN, SECOND, InTurn, usual
+from zerotumor.in_turn import IN_TURN, JOINT, SECOND, InTurn, usual
 from zerotumor.inferer import encode_volume, segment_volume
 from zerotumor.prompts import parse
 from zerotumor.segmenter import MODELS, Segmentation, Segmenter, WeightsError, load, read_record
@@ -76,6 +76,14 @@ def test_the_second_speaks_from_its_own_peak_on_and_draws_by_its_own_theta(image
         assert both.scores == alone.scores and not both.probabilities.any()
 
 
+@pytest.mark.parametrize(("joint", "found"), [(None, [True, True]), (0.8, [True, False])])
+def test_with_the_seconds_say_masks_have_a_peak_of_their_own(image, joint, found):
+    first = Sees({"liver tumor": 0.9, "kidney cyst": 0.7}, theta_peak=0.6)
+    silent = Sees(dict.fromkeys(("liver tumor", "kidney cyst"), 0.01))
+    both = InTurn(("a", first), ("b", silent), 0.99, joint)
+    assert answer(both, image).found == found and (both.base.theta_peak, first.theta_peak) == (0.6, 0.6)
+
+
 def test_features_of_the_second_are_made_once_a_scan_if_they_are_wanted_at_all(image):
     class Counts(Sees):
         looks = 0
@@ -117,6 +125,8 @@ def test_starter_weights_are_asked_in_turn_by_default():
     assert second[SECOND]["after"] == first["sha256"]
     assert model.second.theta_peak == second[SECOND]["theta_peak"] > second["config"]["theta_peak"]
     assert model.second.theta == second["config"]["theta"]
+    assert second[JOINT]["after"] == first["sha256"] and model.theta_peak == second[JOINT]["theta_peak"]
+    assert (model.theta, model.base.theta_peak) == tuple(first["config"][key] for key in ("theta", "theta_peak"))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from torch import nn
 
 from zerotumor.in_turn import InTurn, undisputed
 from zerotumor.inferer import encode_volume, segment_volume
-from zerotumor.placed import Placed, Seen
+from zerotumor.placed import SHARE, WITHIN, Placed, Seen, together
 from zerotumor.prompts import parse
 from zerotumor.segmenter import Segmentation, Segmenter
 
@@ -56,8 +56,10 @@ def test_what_the_first_finds_counts_where_the_second_sees_the_organ(image, spac
     first, second = Sees(0.9), Sees(0.01, spacing)
     alone, placed = answer(first, image), answer(Placed(first, second), image)
     assert alone.found == [True] * 3 and placed.found == [True, False, True]
-    assert torch.allclose(placed.probabilities[[0, 2]], alone.probabilities[[0, 2]], atol=1e-5)
-    assert placed.scores[::2] == pytest.approx(alone.scores[::2]) and placed.scores[1] < 0.05
+    doubted = together(alone.probabilities, torch.full_like(alone.probabilities, -WITHIN), None)  # as far as it may
+    assert torch.allclose(placed.probabilities[[0, 2]], doubted[[0, 2]], atol=1e-5)
+    less = float(doubted.max() / alone.probabilities.max())
+    assert placed.scores[::2] == pytest.approx([less * s for s in alone.scores[::2]]) and placed.scores[1] < 0.05
     ranks = placed.extras["ungated"][1]  # still told apart, for what ranks voxels
     assert 0 < float(ranks.max()) < 0.05 and float(ranks[10:20, 12:20, 8:16].min()) > float(ranks[30:].max())
 
@@ -68,7 +70,7 @@ def test_where_the_second_knows_no_such_organ_it_says_nothing_and_looks_at_nothi
             raise AssertionError("it was asked")
 
     first = Sees(0.9)
-    alone, placed = (answer(m, image, "tumor; brain tumor") for m in (first, Placed(first, Never(0.01))))
+    alone, placed = (answer(m, image, "anomaly; brain tumor") for m in (first, Placed(first, Never(0.01))))
     assert torch.allclose(alone.probabilities, placed.probabilities, atol=1e-5) and alone.scores == placed.scores
 
 
@@ -80,14 +82,55 @@ def test_theta_of_the_first_counts_as_it_did(image):
         torch.logit(torch.where(features["image"][:, :1] > 0.5, 0.4, 0.01)) - torch.logit(torch.tensor(0.3)),
         torch.tensor([[0.4]]),
     )
-    half = Sees(0.01)
+    half = Sees(0.5)
     half.organ_maps = lambda features: torch.tensor([0.0, 0.32, 0.98, 0.0])[None, :, None, None, None].expand(
         1, 4, *features["image"].shape[2:]
     )
-    whole = answer(Placed(first, Sees(0.01)), image, LIVER)
+    whole = answer(Placed(first, Sees(0.5)), image, LIVER)
     less = answer(Placed(first, half), image, LIVER)
-    assert whole.found == [True] and less.found == [True]  # 0.4 times 0.32 / 0.98 / 0.4 is 0.327, and theta is 0.3
-    assert less.scores[0] == pytest.approx(0.4 * 0.32 / 0.98 / 0.4, abs=1e-3)
+    assert whole.found == [True] and less.found == [True]  # 0.425 times 0.32 / 0.98 / 0.4 is 0.347, and theta is 0.3
+    nearer = float(torch.sigmoid((1 - SHARE) * torch.logit(torch.tensor(0.4))))  # the second is as good as silent
+    assert whole.scores[0] == pytest.approx(nearer, abs=1e-3)
+    assert less.scores[0] == pytest.approx(nearer * 0.32 / 0.98 / 0.4, abs=1e-3)
+
+
+def test_who_is_sure_is_not_outvoted_and_who_doubts_is_told():
+    """The first's probability from which on a mask is painted lies between what the second may add and take away."""
+    said = torch.linspace(0.01, 0.99, 99)
+    for belief in (-WITHIN, 0.0, WITHIN):
+        heard = together(said, torch.full_like(said, belief), None)
+        assert (heard.diff() > 0).all()  # voxels rank as they did
+        painted = float(said[heard >= 0.5].min())
+        assert torch.logit(torch.tensor(painted)) == pytest.approx(-belief * SHARE / (1 - SHARE), abs=0.05)
+    assert torch.equal(together(said, None, None), said)
+    assert torch.allclose(together(said, None, torch.full_like(said, 0.5)), said / 2)
+
+
+@pytest.mark.parametrize(("second", "found"), [(0.01, False), (0.99, True)])
+@pytest.mark.parametrize("spacing", [2.0, 4.0])
+def test_where_the_first_is_in_doubt_the_second_decides(image, second, found, spacing):
+    text = f"{LIVER}; tumor"
+    assert answer(Placed(Sees(0.5), Sees(second, spacing)), image, text).found == [found] * 2
+    assert answer(Placed(Sees(0.8), Sees(second, spacing)), image, text).found == [True] * 2
+    assert answer(Placed(Sees(0.2), Sees(second, spacing)), image, text).found == [False] * 2
+
+
+def test_each_prompt_is_asked_once(image):
+    asked = []
+
+    class Counts(Sees):
+        def segment(self, features, prompts):
+            asked.append([prompt.text for prompt in prompts])
+            return super().segment(features, prompts)
+
+    seen = Seen(Counts(0.9), image, 2.0, None)
+    prompts = parse(f"{LIVER}; brain tumor; tumor; anomaly")
+    liver, brain, anywhere, anomaly = seen.believes(prompts)
+    assert brain is None and anomaly is None and torch.equal(liver, anywhere)
+    assert (liver[image[0] > 0.5] == WITHIN).all() and (liver[image[0] < 0.5] == -WITHIN).all()
+    assert seen.says(prompts[:3]).scores == pytest.approx([0.9] * 3)
+    windows = len(encode_volume(Sees(0.9), image).windows)
+    assert asked == [[LIVER, "tumor"]] * windows + [["brain tumor"]] * windows
 
 
 def test_a_scan_is_looked_at_once_by_each_with_what_is_kept_and_without(image):

@@ -16,7 +16,7 @@ import torch
 import train_starter
 import typer
 from monai.bundle import ConfigParser
-from starter_plan import ADDED, BUDGETS, IN_TURN_DOUBTS, LAST, PHANTOMS, SECOND, STAGES, TINY, TOOLS
+from starter_plan import ADDED, BUDGETS, IN_TURN_DOUBTS, JOINT, LAST, PHANTOMS, SECOND, STAGES, TINY, TOOLS
 from starter_run import BUNDLE, PAUSED, Programme, ProgrammeError, whole
 from typer.testing import CliRunner
 
@@ -283,16 +283,18 @@ def test_new_weights_replace_collected_ones_and_the_same_do_not(tmp_path):
     assert not programme.tool_done(TOOLS[0])
 
 
-def test_who_is_asked_second_is_measured_for_the_weights_of_the_first_that_are_there(tmp_path):
+@pytest.mark.parametrize("name", [JOINT, SECOND])
+def test_who_is_asked_second_is_measured_for_the_weights_of_the_first_that_are_there(tmp_path, name):
     programme = Programme(tmp_path, "smoke")
-    tool = next(tool for tool in TOOLS if tool.name == SECOND)
-    for name, record in (
-        ("zept/model.json", {"second": {"after": "a", "theta_peak": 0.9}}),
+    tool = next(tool for tool in TOOLS if tool.name == name)
+    key = name.split("/")[1]
+    for file, record in (
+        ("zept/model.json", {key: {"after": "a", "theta_peak": 0.9}}),
         ("model.json", {"sha256": "a"}),
     ):
         assert programme.tool_done(tool)  # as long as nothing is there to be asked first, too
-        (programme.models / name).parent.mkdir(parents=True, exist_ok=True)
-        (programme.models / name).write_text(json.dumps(record))
+        (programme.models / file).parent.mkdir(parents=True, exist_ok=True)
+        (programme.models / file).write_text(json.dumps(record))
     assert programme.tool_done(tool)
     (programme.models / "model.json").write_text(json.dumps({"sha256": "b"}))
     assert not programme.tool_done(tool)

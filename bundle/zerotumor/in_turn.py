@@ -4,8 +4,8 @@ theta is chosen so that most healthy scans stay quiet, and where it is high a le
 trained by other losses, is sure of. Their mean loses what one of them is right about; here each keeps its own answer. The
 second draws its masks as ever, but each part has to reach a higher peak than when it is asked alone (scripts/calibrate.py
 --after): of the scans in which nothing was found, most have nothing. And they have to agree on where a lesion lies: what the
-first finds counts at places that the second sees (`zerotumor.placed`), and what the second finds, where the first does not
-see the same in another organ.
+first finds counts at places that the second sees, which has some say in it (`zerotumor.placed`), and what the second finds,
+where the first does not see the same in another organ.
 """
 
 from __future__ import annotations
@@ -41,11 +41,22 @@ IN_TURN = "malenia+zept"
 """What scans are segmented with unless a user asks for something else: the best by bundle/docs/results.md."""
 SECOND = "second"
 """Key in the record of weights of what was measured for a method that is asked second."""
+JOINT = "joint"
+"""Key of what was measured for its say in the first method's finds."""
 
 
 def peak_after(second: Mapping[str, dict], first: Mapping[str, object]) -> float | None:
     """From which peak on a method speaks second, by the records of both methods' weights; None if that was not measured."""
-    own = second.get(SECOND, {})
+    return _measured(second, SECOND, first)
+
+
+def joint_peak(second: Mapping[str, dict], first: Mapping[str, object]) -> float | None:
+    """What parts of a mask have to reach where a second method has a say, as `peak_after`."""
+    return _measured(second, JOINT, first)
+
+
+def _measured(second: Mapping[str, dict], key: str, first: Mapping[str, object]) -> float | None:
+    own = second.get(key, {})
     return own.get("theta_peak") if own.get("after") == first["sha256"] else None
 
 
@@ -79,11 +90,20 @@ class InTurn(Placed):
 
     Args:
         first, second: by name, loaded; neither is changed. theta_peak: what each part of the second's masks must reach.
+        joint_peak: what each part must that is the first's, with the second's say; by default what it is for the first.
     """
 
-    def __init__(self, first: tuple[str, Segmenter], second: tuple[str, Segmenter], theta_peak: float) -> None:
+    def __init__(
+        self,
+        first: tuple[str, Segmenter],
+        second: tuple[str, Segmenter],
+        theta_peak: float,
+        joint_peak: float | None = None,
+    ) -> None:
         super().__init__(first[1], second[1])
         self.name = second[0]
+        if joint_peak is not None:
+            self.theta_peak = joint_peak
         self.second.paint(self.second.theta, theta_peak, self.second.edge_weight)
         if hasattr(first[1], "version"):  # of what the first has learned
             self.version = first[1].version
@@ -115,13 +135,14 @@ class InTurn(Placed):
         Raises:
             segmenter.WeightsError: none was, for these weights of the first.
         """
-        peak = peak_after(second[1].records[0], first[1].records[0])
+        records = second[1].records[0], first[1].records[0]
+        peak = peak_after(*records)
         if peak is None:
             raise WeightsError(
                 f"nobody has measured from which probability on {second[0]} is to speak where {first[0]} finds nothing: run "
                 f"scripts/calibrate.py --weights FILE_OF_{second[0].upper()} --after FILE_OF_{first[0].upper()}"
             )
-        return cls(first, second, peak)
+        return cls(first, second, peak, joint_peak(*records))
 
     def followed(
         self, image: Tensor, answer: Segmentation, prompts: Sequence[Prompt], seen: Sequence[Seen],
@@ -131,8 +152,8 @@ class InTurn(Placed):
         logits, scores, ungated = answer.logits.clone(), answer.scores.clone(), answer.extras["ungated"].clone()
         attributes = list(answer.attributes)
         for b, scan in enumerate(seen):
-            masks = settled(self.base, logits[b].sigmoid().cpu())
-            found = found_in(self.base, masks, scores[b].tolist())
+            masks = settled(self, logits[b].sigmoid().cpu())
+            found = found_in(self, masks, scores[b].tolist())
             missed = [p for p, one in enumerate(found) if not one]
             if not missed:
                 continue

@@ -116,6 +116,25 @@ def test_the_peak_of_who_is_asked_second_stands_beside_its_own_thresholds(weight
     assert run.exit_code == 0, run.output
     record = json.loads(weights.with_suffix(".json").read_text())
     second = record.pop("second")
-    assert record == {k: v for k, v in before.items() if k != "second"}  # theta stays what it is
+    assert record == {k: v for k, v in before.items() if k != "second"}  # theta and the joint peak stay what they are
     assert second["after"] == "a" * 64 and second["theta_peak"] == 0.99999  # of those that draw nothing the highest
     assert second["phantoms"] == 2 and second["healthy_under_5_ml"] == 1.0
+
+
+def test_the_peak_of_what_two_find_together_is_measured_before_the_second_is_asked_alone(weights, first):
+    first.theta = 0.3
+    path = weights.with_suffix(".json")
+    before = json.loads(path.read_text()) | {"second": {"after": "a" * 64, "theta_peak": 0.9}}
+    path.write_text(json.dumps(before))
+    arguments = ["--weights", str(weights), "--beside", str(FIRST), "--count", "1", "--peaks", "0.9999", "--quiet", "0"]
+    run = CliRunner().invoke(app, arguments)
+    assert run.exit_code == 0, run.output
+    record = json.loads(path.read_text())
+    joint = record.pop("joint")
+    assert "second" not in record and record.items() <= before.items()  # it was measured with another peak
+    assert joint["after"] == "a" * 64 and joint["theta_peak"] in (0.3, 0.9999) and joint["phantoms"] == 2
+
+
+def test_two_measurements_are_not_made_at_once(weights):
+    run = CliRunner().invoke(app, ["--weights", str(weights), "--after", str(FIRST), "--beside", str(FIRST)])
+    assert run.exit_code == 2 and "first --beside" in run.output
