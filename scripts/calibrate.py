@@ -246,18 +246,13 @@ def main(
     if answer in ("pixel", "feature"):
         console.print(f"[red]{answer} has Otsu's threshold and no theta: choose attention or fusion")
         raise typer.Exit(2)
-    record = json.loads(path.read_text())
     choices = choices_of(thetas if first is None else str((model if beside is None else first).theta), peaks)
     if beside is not None:
         model = Placed(first, model)
-    elif first is not None:  # what none of the peaks reaches counts for no choice
-        least, joint = (
-            min(peak or theta for theta, peak in choices),
-            joint_peak(record, {"sha256": first.weights_sha256}),
-        )
-        model = InTurn((method_of(after), first), (method_of(weights), model), least, joint)
+    elif first is not None:
+        model = in_turn((method_of(after), first), (method_of(weights), model), choices)
     measured = measure(model, count, choices)
-    best = chosen(measured, quiet)
+    best, record = chosen(measured, quiet), json.loads(path.read_text())
     console.print(table(measured, best))
     about = {
         "phantoms": 2 * count,
@@ -276,6 +271,12 @@ def main(
         said = f"a peak of {max(best)} {'after' if beside is None else 'beside'} {other},"
     write_json(record, path, indent=2)
     console.print(f"{said} in {path}")
+
+
+def in_turn(first: tuple[str, Segmenter], second: tuple[str, Segmenter], choices: Sequence[Choice]) -> InTurn:
+    """Two methods, each by name, of which the second speaks from the lowest peak that it can be given."""
+    least = min(peak or theta for theta, peak in choices)  # what none of the peaks reaches counts for no choice
+    return InTurn(first, second, least, joint_peak(second[1].records[0], {"sha256": first[1].weights_sha256}))
 
 
 def method_of(weights: Path) -> str:

@@ -1,11 +1,11 @@
 """Methods asked in turn: the second answers those prompts for which the first finds nothing. An addition of ours.
 
 theta is chosen so that most healthy scans stay quiet, and where it is high a lesion is passed over that another method,
-trained by other losses, is sure of. Their mean loses what one of them is right about; here each keeps its own answer. The
-second draws its masks as ever, but each part has to reach a higher peak than when it is asked alone (scripts/calibrate.py
---after): of the scans in which nothing was found, most have nothing. And they have to agree on where a lesion lies: what the
-first finds counts at places that the second sees, which has some say in it (`zerotumor.placed`), and what the second finds,
-where the first does not see the same in another organ.
+trained by other losses, is sure of. Their mean loses what one of them is right about; here each keeps its own answer, but
+for a small say of the second in the first's. The second draws its masks as ever, but each part has to reach a higher peak
+than when it is asked alone (scripts/calibrate.py --after): of the scans in which nothing was found, most have nothing. And
+they have to agree on where a lesion lies: what the first finds counts at places that the second sees (`zerotumor.placed`),
+and what the second finds, where the first does not see the same in another organ.
 """
 
 from __future__ import annotations
