@@ -24,7 +24,8 @@ from .segmenter import Segmentation, Segmenter
 from .wrapped import Wrapped
 
 SHARE = 0.25
-"""Of the second method in a voxel's logit; chosen with WITHIN on validation phantoms, see bundle/docs/lab_notebook.md."""
+"""Of the second method in a voxel's logit; with WITHIN the best on phantoms that leaves real scans as they are, see
+bundle/docs/lab_notebook.md."""
 WITHIN = 1.0
 """Bound of the second method's logit: what it paints in scans that it was not trained for, it is often sure of."""
 
