@@ -239,22 +239,14 @@ SECOND = "zept/second"
 """From when on it speaks where Malenia finds nothing; nothing to be done where that one has no weights."""
 
 
-def beside_malenia(last: str, file: str) -> Tool:
-    """The peak of what Malenia finds with its say."""
+def with_malenia(name: str, option: str, quiet: str, peaks: str) -> Tool:
+    """A peak of ZePT's beside Malenia, or after it."""
+    last, file = LAST["zept"]
     arguments = (
-        "--weights", f"{{models}}/{file}", "--beside", "{models}/model.pt", "--count", "{theta}", "--quiet", "0.75",
-        "--peaks", "0.55,0.6,0.65,0.7",
+        "--weights", f"{{models}}/{file}", option, "{models}/model.pt", "--count", "{theta}", "--quiet", quiet,
+        "--peaks", peaks,
     )  # fmt: skip
-    return Tool(JOINT, last, file, "calibrate.py", arguments)
-
-
-def after_malenia(last: str, file: str) -> Tool:
-    """The peak of what is asked where Malenia finds nothing."""
-    arguments = (
-        "--weights", f"{{models}}/{file}", "--after", "{models}/model.pt", "--count", "{theta}", "--quiet", "0.97",
-        "--peaks", "0.8,0.9,0.95,0.98,0.99,0.995,0.999,0.9995,0.9998",
-    )  # fmt: skip
-    return Tool(SECOND, last, file, "calibrate.py", arguments)
+    return Tool(name, last, file, "calibrate.py", arguments)
 
 
 LAST = {
@@ -266,8 +258,8 @@ LAST = {
 """Method or opponent -> the stage whose weights are shipped, and their name."""
 TOOLS = (
     *(theta(method, *last) for method, last in LAST.items()),
-    beside_malenia(*LAST["zept"]),
-    after_malenia(*LAST["zept"]),
+    with_malenia(JOINT, "--beside", "0.75", "0.55,0.6,0.65,0.7"),
+    with_malenia(SECOND, "--after", "0.97", "0.8,0.9,0.95,0.98,0.99,0.995,0.999,0.9995,0.9998"),
     *(doubts(method, *last) for method, last in LAST.items() if method != "closed_set"),
     doubts(IN_TURN, *LAST["zept"]),
 )
